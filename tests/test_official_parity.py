@@ -1,0 +1,106 @@
+"""Number for number the authors' model: every file in $TINYTRM_GOLDEN (default tests/golden).
+
+The files were recorded from the authors' implementation, float32 on a CPU. They hold no weights
+but the rule that makes them. Rounding grows through the recursion, from step to step.
+"""
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tinytrm import OFFICIAL_NAMES, Carry, load_official, losses, should_halt
+
+FILES = sorted(Path(os.environ.get("TINYTRM_GOLDEN") or Path(__file__).parent / "golden").glob("*.npz"))
+
+
+def make_weights(rule: dict) -> dict:
+    """The state dict that the file's rule describes, official key names."""
+    return {key: torch.from_numpy((np.random.default_rng([rule["seed"], i]).standard_normal(r["shape"])
+                                   * r["scale"] + r["shift"]).astype(np.float32))
+            for i, (key, r) in enumerate(sorted(rule["keys"].items()))}
+
+
+def ours(official: str) -> str:
+    """Our name of one of their parameters."""
+    name = official.split("model.inner.")[-1]
+    for theirs, mine in OFFICIAL_NAMES.items():
+        name = name.replace(theirs, mine)
+    return name
+
+
+def load_golden(path):
+    golden = np.load(path)
+    c = json.loads(str(golden["config_json"]))
+    position = {"rope": "rope", "learned": "learned"}.get(c["pos_encodings"], "none")
+    model = load_official(make_weights(json.loads(str(golden["weights_json"]))), seq_len=c["seq_len"],
+                          n=c["L_cycles"], T=c["H_cycles"], heads=c["num_heads"], expansion=c["expansion"],
+                          position=position, puzzle_tokens=c["puzzle_emb_len"], max_steps=c["halt_max_steps"],
+                          batch_size=c["batch"], halt_exploration=c["halt_exploration_prob"], dtype="float32")
+    return golden, c, model
+
+
+def test_files_are_there():
+    assert FILES, "no golden files found"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_golden(path):
+    golden, c, model = load_golden(path)
+    carry = Carry.empty(model, c["batch"])
+    steps = 1 + max(int(k.split("/")[0][4:]) for k in golden.files if k.startswith("step"))
+    for t in range(steps):
+        g = {k.split("/", 1)[1]: golden[k] for k in golden.files if k.startswith(f"step{t}/")}
+        tolerance = 5e-4 if t == 0 else 1e-2  # rounding grows; see the specification of the files
+
+        def close(mine, name, scale=1.0):
+            theirs = torch.as_tensor(g[name]).double()
+            worst = (torch.as_tensor(mine).detach().double() - theirs).abs().max()
+            bound = tolerance * max(1.0, scale, float(theirs.abs().max()))
+            assert worst <= bound, f"step {t}, {name}: off by {worst:.2e}, allowed {bound:.2e}"
+
+        # Halted slots take the offered row, the others keep theirs.
+        offered = [torch.from_numpy(g[f"offered/{k}"].astype(np.int64)) for k in ("inputs", "labels", "puzzle_identifiers")]
+        offered[1] = offered[1].clamp(min=0)  # they mark unlabelled cells by -100, we by 0
+        slots = carry.halted.nonzero()[:, 0]
+        carry.refill(model, slots, *(o[slots] for o in offered))
+        held = (carry.inputs, torch.where(carry.labels > 0, carry.labels, -100), carry.ids)
+        for mine, name in zip(held, ("inputs", "labels", "puzzle_identifiers")):
+            assert np.array_equal(mine, g[f"in_slot/{name}"]), f"step {t}: {name} in slot"
+
+        rows = model.puzzle_rows(carry.ids)
+        if rows is not None:
+            rows.requires_grad_()
+        carry.y, carry.z, logits, q = model(carry.inputs, rows, carry.y, carry.z)
+        answer_loss, halting_loss, share = losses(model.config, logits, q, carry.labels)
+        loss = answer_loss.sum() + model.config.halt_weight * halting_loss.sum()
+        carry.steps += 1
+        carry.halted = should_halt(model.config, q if c["training"] else torch.full_like(q, -1), carry.steps)
+
+        close(logits, "logits")
+        close(q, "q_halt_logits")
+        close(carry.y.norm(dim=-1).T, "y_norm")
+        close(carry.z.norm(dim=-1).T, "z_norm")
+        assert np.array_equal(carry.steps, g["steps"]) and np.array_equal(carry.halted, g["halted"]), f"step {t}: halting"
+        close(loss, "loss_sum")
+        close(answer_loss.sum(), "lm_loss_sum")
+        close(halting_loss.sum(), "q_halt_loss_sum")
+
+        done = carry.halted & (carry.labels > 0).any(-1)
+        assert done.sum() == g["metrics/count"]
+        close((done * share).sum(), "metrics/accuracy")
+        assert (done & (share == 1)).sum() == g["metrics/exact_accuracy"]
+        assert (done & ((q >= 0) == (share == 1))).sum() == g["metrics/q_halt_accuracy"]
+        assert (done * carry.steps).sum() == g["metrics/steps"]
+
+        if any(k.startswith("grad_norm/") for k in g):
+            model.zero_grad()
+            loss.backward()
+            named = dict(model.named_parameters())
+            for key in (k.split("/")[1] for k in g if k.startswith("grad_norm/")):
+                grad = rows.grad if key == "puzzle_emb_rows" else named[ours(key)].grad
+                norm = float(g[f"grad_norm/{key}"])
+                close(grad.norm(), f"grad_norm/{key}")
+                close(grad.flatten()[:16], f"grad_head/{key}", scale=norm)
