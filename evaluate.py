@@ -8,6 +8,7 @@
 
 Under torchrun the processes share the work; every puzzle counts once.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -23,12 +24,18 @@ import torch.distributed as dist
 
 import tinytrm
 from data import arc
-from data.tasks import Task, official_task, reopen
+from data.tasks import Task, first, official_task, reopen
 from tinytrm import TRM, ranks
 
 
-def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False, copies: int | None = None,
-          batch_size: int = 256) -> dict:
+def score(
+    task: Task,
+    model: TRM,
+    steps: int | None = None,
+    halt: bool = False,
+    copies: int | None = None,
+    batch_size: int = 256,
+) -> dict:
     """What `tinytrm.evaluate` returns, plus what belongs to the task.
 
     Mazes: valid_path_accuracy, shortest paths that need not be the labelled ones. ARC: pass@k by
@@ -41,8 +48,12 @@ def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False, 
     for name, judge in task.judges.items():
         rows = np.arange(ranks()[0], len(task.test), ranks()[1])
         test = task.test
-        answers = tinytrm.solve(model, test.inputs[rows], test.ids[rows], steps, halt, batch_size).answers
-        right = torch.tensor(float(judge(test.inputs[rows], answers, test.labels[rows]).sum()), device=model.device)
+        answers = tinytrm.solve(
+            model, test.inputs[rows], test.ids[rows], steps, halt, batch_size
+        ).answers
+        right = torch.tensor(
+            float(judge(test.inputs[rows], answers, test.labels[rows]).sum()), device=model.device
+        )
         if ranks()[1] > 1:
             dist.all_reduce(right)
         result[name] = right.item() / len(test)
@@ -53,12 +64,20 @@ def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False, 
 # ARC: every augmented copy of a test input is answered, turned back, and has one vote
 
 
-def vote(task: Task, model: TRM, steps: int | None = None, halt: bool = False, copies: int | None = None,
-         batch_size: int = 256) -> tuple[arc.Votes, int]:
-    """All votes, in process 0, and the number of predictions. Predictions are counted as they come."""
+def vote(
+    task: Task,
+    model: TRM,
+    steps: int | None = None,
+    halt: bool = False,
+    copies: int | None = None,
+    batch_size: int = 256,
+) -> tuple[arc.Votes, int]:
+    """All votes, complete in process 0, and the number of predictions."""
     side, (rank, world) = math.isqrt(model.config.seq_len), ranks()
     votes, seen = arc.Votes(task.corpus, task.table, side), 0
-    for inputs, ids, meta in arc.queries(task.corpus, task.table, batch_size, side, copies, rank, world):
+    for inputs, ids, meta in arc.queries(
+        task.corpus, task.table, batch_size, side, copies, rank, world
+    ):
         solution = tinytrm.solve(model, inputs, ids, steps, halt, batch_size)
         for (name, index, row), answer, q in zip(meta, solution.answers, solution.q):
             votes.add(name, index, row, answer, float(q))
@@ -72,11 +91,11 @@ def vote(task: Task, model: TRM, steps: int | None = None, halt: bool = False, c
 
 
 def collect(votes: arc.Votes, chunk: int = 20) -> None:
-    """Bring the votes of all processes to process 0, a few tasks at a time to keep messages small."""
+    """Bring all votes to process 0, a few tasks at a time to keep messages small."""
     rank, world = ranks()
     asked = [task.name for task in votes.corpus.asked]
     for start in range(0, len(asked), chunk):
-        names = set(asked[start:start + chunk])
+        names = set(asked[start : start + chunk])
         mine = {key: c for key, c in votes.counts.items() if key[0] in names}
         everyone = [None] * world
         dist.all_gather_object(everyone, mine)
@@ -90,7 +109,12 @@ def arc_result(task: Task, votes: arc.Votes, seen: int) -> dict:
     scored = {}
     if ranks()[0] == 0 and all(out is not None for t in task.corpus.asked for _, out in t.tests):
         scored = votes.score()
-    return dict(exact_accuracy=scored.get(2, ""), pass_at=scored, puzzles=len(task.corpus.asked), predictions=seen)
+    return dict(
+        exact_accuracy=scored.get(2, ""),
+        pass_at=scored,
+        puzzles=len(task.corpus.asked),
+        predictions=seen,
+    )
 
 
 # ------------------------------------------------------------------------------------------------
@@ -101,15 +125,26 @@ def describe(result: dict) -> str:
     """The result in words, a few lines."""
     if "pass_at" in result:
         if not result["pass_at"]:
-            return f"{result['puzzles']:,} tasks answered from {result['predictions']:,} predictions; no answers to score against"
+            return (
+                f"answered  {result['puzzles']:,} tasks by {result['predictions']:,} predictions; "
+                "there are no answers to score against"
+            )
         shares = ", ".join(f"pass@{k} {v:.1%}" for k, v in result["pass_at"].items())
-        return f"held out  {result['puzzles']:,} tasks, {result['predictions']:,} predictions: {shares}"
+        return (
+            f"held out  {result['puzzles']:,} tasks, {result['predictions']:,} predictions\n"
+            f"          {shares}"
+        )
     steps = result["by_step"]
     some = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < len(steps)} | {len(steps)})
-    lines = [f"held out  {result['exact_accuracy']:.1%} of {result['puzzles']:,} puzzles exactly right, "
-             f"{result['cell_accuracy']:.1%} of the cells, in {result['mean_steps']:.1f} steps"]
+    lines = [
+        f"held out  {result['exact_accuracy']:.1%} of {result['puzzles']:,} puzzles exactly right, "
+        f"{result['cell_accuracy']:.1%} of the cells, in {result['mean_steps']:.1f} steps"
+    ]
     if "valid_path_accuracy" in result:
-        lines.append(f"          {result['valid_path_accuracy']:.1%} have a shortest path, the labelled one or another")
+        lines.append(
+            f"          {result['valid_path_accuracy']:.1%} show a shortest path, "
+            "the labelled one or another"
+        )
     lines.append("          after step " + ", ".join(f"{k}: {steps[k - 1]:.1%}" for k in some))
     return "\n".join(lines)
 
@@ -128,25 +163,54 @@ class Parser(argparse.ArgumentParser):
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("run", nargs="?", type=Path, help="a run folder, or a file made by tinytrm.save")
-    p.add_argument("--data", type=Path, help="a CSV, a folder with test.csv, or the root of the ARC folders (default: the run's)")
-    p.add_argument("--steps", type=int, help="supervision steps (default: the model's max_steps, 16 in the paper)")
+    p.add_argument(
+        "--data",
+        type=Path,
+        help="a CSV, a folder with test.csv, or the root of the ARC folders (default: the run's)",
+    )
+    p.add_argument(
+        "--steps",
+        type=int,
+        help="supervision steps (default: the model's eval_steps, 16 in the paper)",
+    )
     p.add_argument("--halt", action="store_true", help="let each puzzle stop as soon as its q > 0")
     p.add_argument("--puzzles", type=int, help="only the first so many")
     p.add_argument("--batch_size", type=int, default=256, help="puzzles at a time")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     g = p.add_argument_group("ARC")
-    g.add_argument("--copies", type=int, help="augmented copies of each test input that vote (default: all)")
+    g.add_argument(
+        "--copies", type=int, help="augmented copies of each test input that vote (default: all)"
+    )
     g.add_argument("--submission", type=Path, metavar="FILE", help="write Kaggle's submission.json")
-    g.add_argument("--pool", type=Path, nargs="+", default=[], metavar="RUN", help="further checkpoints of the same run that vote too")
+    g.add_argument(
+        "--pool",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="further checkpoints of the same run that vote too",
+    )
     g = p.add_argument_group("the authors' checkpoints")
-    g.add_argument("--official", type=Path, metavar="FILE", help="a state dict of the authors' code, instead of a run")
-    g.add_argument("--task", choices=("sudoku", "maze", "arc1", "arc2"), help="what it was trained for")
+    g.add_argument(
+        "--official",
+        type=Path,
+        metavar="FILE",
+        help="a state dict of the authors' code, instead of a run",
+    )
+    g.add_argument(
+        "--task", choices=("sudoku", "maze", "arc1", "arc2"), help="what it was trained for"
+    )
     g.add_argument("--n", type=int, help="its L_cycles")
     g.add_argument("--T", type=int, help="its H_cycles")
     g.add_argument("--heads", type=int, default=8)
     g.add_argument("--puzzle_tokens", type=int, default=16, help="its puzzle_emb_len")
-    g.add_argument("--identifiers", type=Path, metavar="FILE", help="ARC: the identifiers.json written beside its data set")
+    g.add_argument(
+        "--identifiers",
+        type=Path,
+        metavar="FILE",
+        help="ARC: the identifiers.json written beside its data set",
+    )
     args = p.parse_args(argv)
     if (args.run is None) == (args.official is None):
         p.error("give either a run folder or --official FILE")
@@ -171,7 +235,7 @@ def run(args: argparse.Namespace) -> dict:
         model = tinytrm.load(args.run, device)
         task = reopen(model, args.data)
     if task.test is not None and args.puzzles:
-        task.test = task.test.first(args.puzzles)
+        task.test = first(task.test, args.puzzles)
     if task.kind != "arc":
         return score(task, model, args.steps, args.halt, batch_size=args.batch_size)
     votes, seen = vote(task, model, args.steps, args.halt, args.copies, args.batch_size)
@@ -194,7 +258,10 @@ def main(argv: list[str] | None = None) -> int:
         if ranks()[0] == 0:
             print(json.dumps(result) if args.json else describe(result))
             if result.get("checkpoints", 1) > 1 and not args.json:
-                print(f"          pooled: votes of {result['checkpoints']} checkpoints, not comparable with one alone")
+                print(
+                    f"          pooled votes of {result['checkpoints']} checkpoints, "
+                    "not comparable with one alone"
+                )
     except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

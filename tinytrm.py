@@ -2,28 +2,27 @@
 
 "Less is More: Recursive Reasoning with Tiny Networks" (Jolicoeur-Martineau, arXiv 2510.04871).
 One 2-layer network answers a puzzle by thinking in loops: it starts from a guess and refines a
-latent, then its answer, again and again. On two CPU cores it learns 6x6 Sudoku in a minute or two
-(README: how well, how long); with the paper's settings it is the paper's 5M-7M parameter model.
+latent, then its answer, again and again. RESULT_LINE
 
-    symbol  meaning                                                   shape
-    x       the question, embedded; fixed while thinking              (L, B, D)
-    y       the current answer, as features                           (L, B, D)
-    z       the latent: a scratchpad of the reasoning                 (L, B, D)
+    symbol  meaning                                                     shape
+    x       the question, embedded; fixed while thinking                (L, B, D)
+    y       the current answer, as features (the authors' z_H)          (L, B, D)
+    z       the latent, a scratchpad of the reasoning (their z_L)       (L, B, D)
     n, T    latent steps per cycle, cycles per supervision step
-    N_sup   supervision steps per puzzle at most                      Config.max_steps
+    N_sup   supervision steps per puzzle at most                        Config.max_steps
 
-    latent_recursion(x, y, z):                      # one cycle
-        repeat n times:  z = net(x + y + z)         # think
-        y = net(y + z)                              # answer: the same net, without the question
-    deep_recursion(x, y, z):                        # one supervision step
+    latent_recursion(x, y, z):                    # one cycle
+        repeat n times: z = net(x + y + z)        # think
+        y = net(y + z)                            # answer: the same net, without the question
+    deep_recursion(x, y, z):                      # one supervision step
         T - 1 cycles without gradient, then one cycle with gradient
-        return y.detach(), z.detach(), logits = output_head(y), q = halt_head(y)
-    training:                                       # deep supervision
+        y, z, logits, q = y.detach(), z.detach(), output_head(y), halt_head(y)
+    training, for every puzzle:                   # deep supervision
         up to N_sup times: deep_recursion, loss, backward, optimizer step; stop early when q > 0
 
-The sequence axis comes first, (L, B, D) and not (B, L, D): then mixing along the sequence is one
-plain matrix product too. Where this file departs from the paper or from the authors' code, the
-line says NOTE(paper).
+B puzzles, L positions, D features. The sequence comes first, (L, B, D), so that mixing along it is
+one plain matrix product. Where this file departs from the paper or from the authors' code, the line
+says NOTE(paper). Read sections 3 and 4 first if you only want the idea.
 """
 from __future__ import annotations
 
@@ -38,12 +37,12 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 # ------------------------------------------------------------------------------------------------
 # 1. Configuration
-
 
 @dataclass
 class Config:
@@ -80,18 +79,21 @@ class Config:
     puzzle_lr: float = 1e-4  # sign-SGD on the puzzle-embedding table
     puzzle_weight_decay: float = 1.0  # decoupled, on the rows that a step touches
     ema: float = 0.999  # decay of the averaged weights, which are the ones evaluated
+    eval_steps: int = 16  # supervision steps when solving; may be more than N_sup
     dtype: str = "auto"  # of the forward pass: "auto", "bfloat16" or "float32"
     seed: int = 0  # of weights, data order, augmentation and exploration
 
     def __post_init__(self):
-        positive = "vocab_size seq_len dim layers heads width_multiple n T max_steps batch_size".split()
+        positive = ("vocab_size seq_len dim layers heads width_multiple n T max_steps batch_size "
+                    "eval_steps")
         choices = dict(mixer=("mlp", "attention"), loss=("stablemax", "softmax"),
                        position=("rope", "learned", "none"), dtype=("auto", "bfloat16", "float32"))
         for name, value in dataclasses.asdict(self).items():
+            least = int(name in positive.split())
             if name in choices and value not in choices[name]:
                 raise ValueError(f"{name} must be one of {', '.join(choices[name])}, not {value!r}")
-            if name not in choices and not (name in positive) <= value < math.inf:
-                raise ValueError(f"{name} must be a number >= {int(name in positive)}, not {value}")
+            if name not in choices and not least <= value < math.inf:
+                raise ValueError(f"{name} must be a number >= {least}, not {value}")
         if self.mixer == "attention" and self.dim % (2 * self.heads):
             raise ValueError(f"dim {self.dim} must be a multiple of 2 * heads = {2 * self.heads}")
         if self.num_puzzles and not self.puzzle_tokens:
@@ -104,91 +106,85 @@ class Config:
 
     def inner(self, width: int) -> int:
         """Inner width of a SwiGLU over vectors of this width."""
-        return -(-round(self.expansion * width * 2 / 3) // self.width_multiple) * self.width_multiple
+        multiple = self.width_multiple
+        return -(-round(self.expansion * width * 2 / 3) // multiple) * multiple
 
+    def weight_shapes(self) -> dict[str, tuple[int, int]]:
+        """The four matrices of one layer, (out, in); there are no biases.
+
+        mix_in, mix_out: the SwiGLU along the sequence, or attention's query-key-value and output
+        projections. gate_up, down: the SwiGLU along the features.
+        """
+        L, D = self.length, self.dim
+        mlp = dict(mix_in=(2 * self.inner(L), L), mix_out=(L, self.inner(L)))
+        mix = mlp if self.mixer == "mlp" else dict(mix_in=(3 * D, D), mix_out=(D, D))
+        return dict(**mix, gate_up=(2 * self.inner(D), D), down=(D, self.inner(D)))
+
+def compute_dtype(config: Config, device: torch.device | str) -> torch.dtype:
+    """dtype of the forward pass; "auto" is bfloat16 where hardware multiplies it, else float32."""
+    if config.dtype != "auto":
+        return getattr(torch, config.dtype)
+    kind, fast = torch.device(device).type, False  # most laptops only emulate bfloat16, slowly
+    if kind == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif kind == "cpu":
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
 
 # ------------------------------------------------------------------------------------------------
-# 2. Layers: a block is two residual steps, mix along the sequence and mix along the features
-
+# 2. Layers
 
 def rms_norm(h: Tensor, dim: int = -1) -> Tensor:
     """Scale vectors along `dim` to root-mean-square 1, in float32; no learned weight, eps 1e-5."""
     f = h.float()
     return (f * torch.rsqrt(f.square().mean(dim, keepdim=True) + 1e-5)).to(h.dtype)
 
-
 def swiglu(gate_up: Tensor, dim: int = -1) -> Tensor:
     """silu(gate) * up, where `gate_up` holds both, gate first, along `dim`."""
     gate, up = gate_up.chunk(2, dim)
     return F.silu(gate) * up
 
-
-def rotary(length: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary position embedding, theta 10000: two of (L, 1, 1, head_dim)."""
-    frequency = 10000 ** (-torch.arange(0, head_dim, 2, device=device).float() / head_dim)
-    angle = torch.arange(length, device=device).float()[:, None] * frequency  # (L, head_dim / 2)
-    angle = torch.cat([angle, angle], -1)[:, None, None]  # half-split: entry i turns with i + half
-    return angle.cos(), angle.sin()
-
-
-def rotate(h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn queries or keys (L, B, H, head_dim) by their position; computed in float32."""
-    first, second = h.float().chunk(2, -1)
-    return (h * cos + torch.cat([-second, first], -1) * sin).to(h.dtype)
-
+def rotate(h: Tensor) -> Tensor:
+    """Rotary position embedding, theta 10000: turn queries or keys (L, B, H, d) by position."""
+    L, d = len(h), h.shape[-1]
+    frequency = 10000 ** (-torch.arange(0, d, 2, device=h.device).float() / d)
+    angle = torch.arange(L, device=h.device).float()[:, None] * frequency  # (L, d / 2)
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    first, second = h.float().chunk(2, -1)  # entry i turns with entry i + d / 2
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(h.dtype)
 
 def truncated_normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> Tensor:
     """Normal numbers cut at two sigma, widened so that what is left has exactly this std."""
     std = std / 0.8796256610342398  # std of a unit normal cut at +-2
     return nn.init.trunc_normal_(torch.empty(shape), 0, std, -2 * std, 2 * std, generator=generator)
 
-
-class Block(nn.Module):
-    """The four matrices of one layer; `TRM.net` applies them.
-
-    mix_in, mix_out: the SwiGLU over the sequence (mixer "mlp"), or the query-key-value and output
-    projections ("attention"). gate_up, down: the SwiGLU over the features. No biases anywhere.
-    """
-
-    def __init__(self, config: Config, generator: torch.Generator):
-        super().__init__()
-        L, D = config.length, config.dim
-        if config.mixer == "mlp":
-            mix_in, mix_out = (2 * config.inner(L), L), (L, config.inner(L))
-        else:
-            mix_in, mix_out = (3 * D, D), (D, D)
-        shapes = dict(mix_in=mix_in, mix_out=mix_out,
-                      gate_up=(2 * config.inner(D), D), down=(D, config.inner(D)))
-        for name, shape in shapes.items():
-            weight = truncated_normal(shape, shape[1] ** -0.5, generator)  # 1 / sqrt(fan in)
-            setattr(self, name, nn.Parameter(weight))
-
-    def cast(self, dtype: torch.dtype) -> list[Tensor]:
-        """The matrices in the dtype of the forward pass; gradients flow back to float32."""
-        return [w.to(dtype) for w in (self.mix_in, self.mix_out, self.gate_up, self.down)]
-
-
 # ------------------------------------------------------------------------------------------------
 # 3. The model and its recursion
 
-
 class TRM(nn.Module):
-    """The Tiny Recursive Model. Weights depend on `config.seed` alone, not on torch's global seed."""
+    """The Tiny Recursive Model; its weights depend on `config.seed` and nothing else."""
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        D, random = config.dim, torch.Generator().manual_seed(config.seed)
-        self.layers = nn.ModuleList(Block(config, random) for _ in range(config.layers))
-        self.token_embedding = nn.Parameter(truncated_normal((config.vocab_size, D), D**-0.5, random))
+        V, L, D, random = config.vocab_size, config.length, config.dim, torch.Generator()
+        random.manual_seed(config.seed)
+
+        def weight(out: int, fan_in: int) -> nn.Parameter:
+            return nn.Parameter(truncated_normal((out, fan_in), fan_in**-0.5, random))
+
+        shapes = config.weight_shapes()
+        self.layers = nn.ModuleList(nn.ParameterDict([(k, weight(*s)) for k, s in shapes.items()])
+                                    for _ in range(config.layers))
+        self.token_embedding = weight(V, D)
         if config.position == "learned":
-            self.position_embedding = nn.Parameter(truncated_normal((config.length, D), D**-0.5, random))
-        self.output_head = nn.Parameter(truncated_normal((config.vocab_size, D), D**-0.5, random))
-        self.halt_head = nn.Linear(D, 2)  # NOTE(paper): the code has two outputs and uses the first
+            self.position_embedding = weight(L, D)
+        self.output_head = weight(V, D)
+        self.halt_head = nn.Linear(D, 2)  # NOTE(paper): the code has two outputs, uses the first
         nn.init.zeros_(self.halt_head.weight)
         nn.init.constant_(self.halt_head.bias, -5)  # at first, never sure enough to stop
-        # Not parameters: where y and z start (random, never learned), and the puzzle table, which
-        # sign-SGD trains row by row (section 5).
+        # Not parameters: where y and z start, random and never learned, and the puzzle table,
+        # which has an optimizer of its own (section 5).
         self.register_buffer("y_init", truncated_normal((D,), 1, random))
         self.register_buffer("z_init", truncated_normal((D,), 1, random))
         if config.num_puzzles:
@@ -199,42 +195,40 @@ class TRM(nn.Module):
         return self.y_init.device
 
     def puzzle_rows(self, ids: Tensor) -> Tensor | None:
-        """The puzzle embeddings (B, D) of these ids (B,), or None without a table."""
+        """Puzzle embeddings (B, D) of these ids (B,); None without a table."""
         return self.puzzle_table[ids] if self.config.num_puzzles else None
 
     def start(self, batch: int) -> tuple[Tensor, Tensor]:
-        """y and z before any thought: the same two vectors everywhere, (L, B, D) each."""
-        dtype = compute_dtype(self.config, self.device)
-        shape = self.config.length, batch, self.config.dim
+        """y and z before any thought: the same two vectors at every position, (L, B, D) each."""
+        dtype, shape = compute_dtype(self.config, self.device), (self.config.length, batch, -1)
         return tuple(v.to(dtype).expand(shape).clone() for v in (self.y_init, self.z_init))
 
     def embed(self, inputs: Tensor, puzzle_rows: Tensor | None) -> Tensor:
-        """Token ids (B, cells) and puzzle embeddings (B, D) -> the question x (L, B, D)."""
+        """Tokens (B, cells) and puzzle embeddings (B, D) -> the question x (L, B, D)."""
         B, P, D = len(inputs), self.config.puzzle_tokens, self.config.dim
         x = F.embedding(inputs.T, self.token_embedding)  # (cells, B, D)
-        if P:  # one row of D numbers fills the first puzzle token, zeros the others
-            tokens = x.new_zeros(P, B, D) if puzzle_rows is None else (
-                F.pad(puzzle_rows, (0, (P - 1) * D)).view(B, P, D).transpose(0, 1))
-            x = torch.cat([tokens, x])  # (L, B, D)
+        if P:  # the puzzle embedding fills the first puzzle token, zeros the others
+            row = x.new_zeros(B, D) if puzzle_rows is None else puzzle_rows
+            x = torch.cat([row[None], x.new_zeros(P - 1, B, D), x])  # (L, B, D)
         if self.config.position == "learned":
             x = math.sqrt(0.5) * (x + self.position_embedding[:, None])
         return math.sqrt(D) * x
 
     def attention(self, h: Tensor, qkv: Tensor, out: Tensor) -> Tensor:
-        """Bidirectional multi-head self-attention over the sequence, (L, B, D) -> (L, B, D)."""
+        """Bidirectional multi-head self-attention along the sequence, (L, B, D) -> (L, B, D)."""
         L, B, D = h.shape
-        q, k, v = F.linear(h, qkv).view(L, B, 3 * self.config.heads, -1).chunk(3, 2)  # (L, B, H, D/H)
+        q, k, v = F.linear(h, qkv).view(L, B, 3 * self.config.heads, -1).chunk(3, 2)  # (L, B, H, d)
         if self.config.position == "rope":
-            cos, sin = rotary(L, q.shape[-1], h.device)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        q, k, v = (t.permute(1, 2, 0, 3) for t in (q, k, v))  # (B, H, L, D/H)
+            q, k = rotate(q), rotate(k)
+        q, k, v = (t.permute(1, 2, 0, 3) for t in (q, k, v))  # (B, H, L, d)
         h = F.scaled_dot_product_attention(q, k, v).permute(2, 0, 1, 3)
         return F.linear(h.reshape(L, B, D), out)
 
     def net(self, h: Tensor, weights: list[list[Tensor]]) -> Tensor:
-        """The one network, (L, B, D) -> (L, B, D): `layers` post-norm blocks."""
+        """The one network, (L, B, D) -> (L, B, D). Each layer mixes along the sequence, then along
+        the features; each time the input is added and the sum normalized ("post-norm")."""
         for mix_in, mix_out, gate_up, down in weights:
-            if self.config.mixer == "mlp":  # one SwiGLU and one norm along the sequence
+            if self.config.mixer == "mlp":  # the norm, too, is along the sequence
                 s = h.flatten(1)  # (L, B * D)
                 h = rms_norm(s + mix_out @ swiglu(mix_in @ s, 0), 0).view_as(h)
             else:
@@ -246,81 +240,81 @@ class TRM(nn.Module):
         """One cycle: think n times, then answer once."""
         for _ in range(self.config.n):
             z = self.net(x + y + z, weights)  # improve the latent, seeing question and answer
-        y = self.net(y + z, weights)  # improve the answer from the latent; the missing x tells
-        return y, z  #                  the network which of its two jobs it has
+        # The same network improves the answer. That x is missing tells it which job it has.
+        y = self.net(y + z, weights)
+        return y, z
 
     def deep_recursion(self, x: Tensor, y: Tensor, z: Tensor, weights) -> tuple[Tensor, Tensor]:
-        """One supervision step: T cycles, of which only the last one remembers its way."""
-        with torch.no_grad():  # these cycles bring y and z closer to a good place to learn from
+        """One supervision step: T cycles, of which only the last is remembered for the gradient."""
+        with torch.no_grad():  # these bring y and z to a better place to learn from, for free
             for _ in range(self.config.T - 1):
                 y, z = self.latent_recursion(x, y, z, weights)
+        # All n + 1 network calls of the last cycle carry gradient, to the weights and through x to
+        # the embeddings. HRM kept the last call or two only; see the paper, section 4.1.
         return self.latent_recursion(x, y, z, weights)
 
     def forward(self, inputs: Tensor, puzzle_rows: Tensor | None, y: Tensor, z: Tensor):
-        """One supervision step from (y, z).
+        """One supervision step from (y, z), both (L, B, D).
 
-        inputs (B, cells) int64, puzzle_rows (B, D) or None, y and z (L, B, D).
-        Returns the new y and z, detached, logits (B, cells, vocab_size) and q (B,) in float32:
-        the model believes that its answer is right when q > 0.
+        inputs (B, cells) int64, puzzle_rows (B, D) or None. Returns the new y and z, detached, and
+        in float32 logits (B, cells, vocab_size) and q (B,): q > 0 says "I believe I am right".
         """
         x = self.embed(inputs, puzzle_rows).to(y.dtype)
-        weights = [block.cast(y.dtype) for block in self.layers]  # cast once, used by every call
+        # Cast once and not in each call. NOTE(paper): so the gradients of the n + 1 calls are
+        # added up in bfloat16, while the authors' code casts in each call and adds in float32.
+        weights = [[w.to(y.dtype) for w in layer.values()] for layer in self.layers]
         y, z = self.deep_recursion(x, y, z, weights)
-        cells = y[self.config.puzzle_tokens:]
+        cells = y[self.config.puzzle_tokens:]  # (cells, B, D)
         logits = F.linear(cells, self.output_head.to(y.dtype)).float().transpose(0, 1)
-        q = self.halt_head(y[0].float())[:, 0]
-        # The next step starts from here but cannot be blamed for what led here: no gradient
-        # crosses supervision steps, so memory does not grow with N_sup.
+        q = self.halt_head(y[0].float())[:, 0]  # the first position speaks for the whole answer
+        # The next step starts from here, but no gradient flows back into this one: each step is
+        # trained to improve whatever it is given, and memory does not grow with N_sup.
         return y.detach(), z.detach(), logits, q
 
-
-def compute_dtype(config: Config, device: torch.device | str) -> torch.dtype:
-    """dtype of the forward pass. "auto": bfloat16 where the hardware multiplies it, else float32."""
-    if config.dtype != "auto":
-        return getattr(torch, config.dtype)
-    kind = torch.device(device).type
-    if kind == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:  # most laptops emulate bfloat16, slowly: ask the processor
-        fast = kind == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return torch.bfloat16 if fast else torch.float32
-
-
 # ------------------------------------------------------------------------------------------------
-# 4. Loss, halting and the slots that think
-
+# 4. Loss, halting, and the slots that think
 
 def log_stablemax(v: Tensor) -> Tensor:
-    """log(s / sum(s)) over the last axis; s(v) = v + 1 for v >= 0, 1 / (1 - v) below.
+    """log(s / sum(s)) over the last axis, with s = v + 1 for v >= 0 and 1 / (1 - v) below.
 
-    A softmax that grows linearly instead of exponentially (Prieto et al., arXiv 2501.04697).
+    Like a softmax, but growing linearly, not exponentially (Prieto et al., arXiv 2501.04697).
     """
-    # Both branches are computed, so both must be finite: without the clamp a logit of exactly
-    # 1.0, common in bfloat16, divides by zero in the unused branch and turns the gradient to NaN.
+    # Both branches of the `where` are computed, so both must be finite: without the clamp a logit
+    # of exactly 1.0, common in bfloat16, would turn the gradient to NaN.
     s = torch.where(v >= 0, v + 1, 1 / (1 - v.clamp(max=0)))
     return torch.log(s / s.sum(-1, keepdim=True))
 
+def losses(config: Config, logits: Tensor, q: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    """Answer loss, halting loss, and share of the labelled cells that are right: (B,) each.
 
-def losses(config: Config, logits: Tensor, q: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Per puzzle, (B,) each: answer loss, halting loss, and share of the labelled cells right now.
-
-    The answer loss is the mean cross-entropy over labelled cells (labels > 0); the halting head
-    learns, by binary cross-entropy, to say whether every labelled cell is right at this moment.
-    NOTE(paper): float32; the authors compute the stablemax in float64, which not every device has.
+    The answer loss is the mean cross-entropy over the labelled cells (labels > 0). The halting head
+    learns, by binary cross-entropy, whether every labelled cell is right at this moment.
     """
-    labelled = labels > 0
+    labelled = labels > 0  # (B, cells)
     count = labelled.sum(-1).clamp(min=1)
+    # NOTE(paper): in float32; the authors' stablemax is in float64, which not every device has.
     log_p = log_stablemax(logits) if config.loss == "stablemax" else logits.log_softmax(-1)
-    answer = -log_p.gather(-1, labels[..., None])[..., 0]  # (B, cells)
+    cell_loss = -log_p.gather(-1, labels[..., None])[..., 0]  # (B, cells)
     right = (logits.argmax(-1) == labels) & labelled
     exact = right.sum(-1) == labelled.sum(-1)  # a row that is all padding counts as right
-    halting = F.binary_cross_entropy_with_logits(q, exact.float(), reduction="none")
-    return (answer * labelled).sum(-1) / count, halting, right.sum(-1) / count
+    halting_loss = F.binary_cross_entropy_with_logits(q, exact.float(), reduction="none")
+    return (cell_loss * labelled).sum(-1) / count, halting_loss, right.sum(-1) / count
 
+def should_halt(config: Config, q: Tensor, steps: Tensor, random: Tensor | None = None) -> Tensor:
+    """Which slots stop (B,): those that have done max_steps, and those that are sure (q > 0).
+
+    `random` (B, 2), uniform in [0, 1), makes some go on all the same, to explore: with chance
+    `halt_exploration` a slot may stop early only from a random step in 2..max_steps on.
+    """
+    sure = (q > 0) & (config.max_steps > 1)
+    if random is not None:
+        at_least = 2 + (random[:, 1] * (config.max_steps - 1)).long()
+        sure &= (random[:, 0] >= config.halt_exploration) | (steps >= at_least)
+    return sure | (steps >= config.max_steps)
 
 @dataclass
 class Carry:
-    """The slots of a batch. Each thinks about its own puzzle and has come its own number of steps."""
+    """What goes from one supervision step to the next: B slots, each with a puzzle of its own."""
 
     y: Tensor  # (L, B, D)
     z: Tensor  # (L, B, D)
@@ -328,38 +322,23 @@ class Carry:
     labels: Tensor  # (B, cells)
     ids: Tensor  # (B,)
     steps: Tensor  # (B,) supervision steps done on this puzzle
-    halted: Tensor  # (B,) gets a fresh puzzle at the next step
+    halted: Tensor  # (B,) bool: gets a fresh puzzle at the next step
 
     @classmethod
     def empty(cls, model: TRM, batch: int) -> Carry:
-        """Slots that have all halted, so that the first step fills them."""
-        cells = torch.zeros(batch, model.config.seq_len, dtype=torch.long, device=model.device)
-        zeros = cells[:, 0].clone()
-        return cls(*model.start(batch), cells, cells.clone(), zeros, zeros.clone(), zeros == 0)
+        """Slots that have all halted: the first step will fill them."""
+        ids = torch.zeros(batch, dtype=torch.long, device=model.device)
+        cells = ids[:, None].repeat(1, model.config.seq_len)
+        return cls(*model.start(batch), cells, cells.clone(), ids, ids.clone(), ids == 0)
 
-    def refill(self, model: TRM, slots: Tensor, inputs: Tensor, labels: Tensor, ids: Tensor) -> None:
-        """Put fresh puzzles, and a fresh y and z, into these halted slots (K,)."""
+    def refill(self, model: TRM, slots: Tensor, inputs, labels, ids) -> None:
+        """Put fresh puzzles, with a fresh y and z, into these slots (K,)."""
         self.y[:, slots], self.z[:, slots] = model.start(len(slots))
         self.inputs[slots], self.labels[slots], self.ids[slots] = inputs, labels, ids
         self.steps[slots] = 0
 
-
-def should_halt(config: Config, q: Tensor, steps: Tensor, random: Tensor | None = None) -> Tensor:
-    """Which slots stop: those at max_steps, and those that believe they are right (q > 0).
-
-    `random` (B, 2), uniform in [0, 1), is the exploration: with chance `halt_exploration` a slot
-    may stop early only from a random step in 2..max_steps on. Drawn anew at each step.
-    """
-    sure = q > 0
-    if random is not None:
-        at_least = 2 + (random[:, 1] * (config.max_steps - 1)).long()
-        sure &= (random[:, 0] >= config.halt_exploration) | (steps >= at_least)
-    return (steps >= config.max_steps) | (sure & (config.max_steps > 1))
-
-
 # ------------------------------------------------------------------------------------------------
 # 5. Optimizers: AdamW for the network, sign-SGD for the puzzle table
-
 
 def learning_rate(config: Config, step: int) -> float:
     """Factor on the learning rates: linear warm-up, then constant or cosine to zero."""
@@ -368,33 +347,29 @@ def learning_rate(config: Config, step: int) -> float:
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
     return 0.5 + 0.5 * math.cos(math.pi * done) if config.cosine else 1.0
 
-
 def make_optimizer(config: Config, model: TRM) -> torch.optim.Optimizer:
     """AdamW over every parameter, biases and embeddings too."""
-    # NOTE(paper): as the paper says; the authors' code has adam-atan2, a CUDA extension to build.
+    # NOTE(paper): as in the paper; the authors' code has adam-atan2, a CUDA extension to build.
     return torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95),
                              weight_decay=config.weight_decay, fused=model.device.type != "mps")
-
 
 def puzzle_sign_sgd(table: Tensor, ids: Tensor, grads: Tensor, lr: float, decay: float) -> None:
     """In place, touched rows only: row = row * (1 - lr * decay) - lr * sign(grad).
 
-    table (num_puzzles, D), ids (B,), grads (B, D). Gradients of equal ids are summed first, by a
-    product with the (B, B) matrix of which ids are equal: no sorting, no wait for the device.
+    table (num_puzzles, D), ids (B,), grads (B, D). Gradients of equal ids are summed first: by a
+    product with the (B, B) matrix that says which are equal, without a sort or a wait.
     """
     total = (ids[:, None] == ids).to(grads.dtype) @ grads  # (B, D), the same for equal ids
     table[ids] = table[ids] * (1 - lr * decay) - lr * total.sign()
 
-
 # ------------------------------------------------------------------------------------------------
 # 6. Data: an endless stream whose puzzle number p is a pure function of (seed, p)
-
 
 def random_rows(seed: int, positions: np.ndarray) -> Callable[[int], np.ndarray]:
     """A callable random(k) -> (B, k) uniform in [0, 1), one row for each of the positions (B,).
 
-    Each call gives fresh numbers, and row i depends on (seed, positions[i]) alone: a batch may be
-    split over processes, or training stopped and resumed, without a generator's state to keep.
+    Each call gives fresh numbers, and row i depends on (seed, positions[i]) alone: batches may be
+    split over processes, and training stopped and resumed, with no generator's state to keep.
     SplitMix64 (Steele et al., 2014): a counter times the golden ratio, its bits mixed well.
     """
     def mix(v):
@@ -411,49 +386,45 @@ def random_rows(seed: int, positions: np.ndarray) -> Callable[[int], np.ndarray]
 
     return random
 
-
 class Puzzles:
     """Questions and answers as token grids, and the stream of training examples made of them.
 
     inputs, labels: integer arrays (N, cells); 0 = padding in inputs, "not labelled" in labels.
     ids: (N,) rows of the puzzle-embedding table, default 0. augment: None, or a function
     (inputs (B, cells), labels (B, cells), random) -> (inputs, labels) that returns a random
-    symmetric copy of each row, with `random` as made by random_rows. Raises ValueError.
+    symmetric copy of each row; `random` is made by random_rows. Raises ValueError.
     Anything else that has this class's `check` and `draw` can be trained on as well.
     """
 
     def __init__(self, inputs, labels, ids=None, augment: Callable | None = None):
-        self.inputs, self.labels = np.asarray(inputs), np.asarray(labels)
+        self.inputs, self.labels, self.augment = np.asarray(inputs), np.asarray(labels), augment
         self.ids = np.zeros(len(self.inputs), np.int64) if ids is None else np.asarray(ids)
-        self.augment = augment
-        if self.inputs.ndim != 2 or self.inputs.shape != self.labels.shape or not self.inputs.size:
-            raise ValueError(f"inputs and labels must be two equal tables (puzzles, cells), not "
-                             f"{self.inputs.shape} and {self.labels.shape}")
-        if self.ids.shape != self.inputs.shape[:1]:
-            raise ValueError(f"{len(self.inputs)} puzzles need as many ids, not {self.ids.shape}")
+        shape = self.inputs.shape
+        if len(shape) != 2 or self.labels.shape != shape or not self.inputs.size:
+            raise ValueError(f"inputs and labels must be equal tables (puzzles, cells), not "
+                             f"{shape} and {self.labels.shape}")
+        if self.ids.shape != shape[:1]:
+            raise ValueError(f"{shape[0]} puzzles need as many ids, not {self.ids.shape}")
 
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def first(self, count: int) -> Puzzles:
-        return Puzzles(self.inputs[:count], self.labels[:count], self.ids[:count], self.augment)
-
     def check(self, config: Config) -> None:
         """Raise ValueError, naming the row, unless these puzzles fit a model of this config."""
-        if self.inputs.shape[1] != config.seq_len:
-            raise ValueError(f"the puzzles have {self.inputs.shape[1]} cells, the model wants {config.seq_len}")
-        for name, table, limit in [("inputs", self.inputs, config.vocab_size), ("labels", self.labels, config.vocab_size),
-                                   ("ids", self.ids[:, None], max(1, config.num_puzzles))]:
+        cells, V, ids = self.inputs.shape[1], config.vocab_size, max(1, config.num_puzzles)
+        if cells != config.seq_len:
+            raise ValueError(f"the puzzles have {cells} cells, the model wants {config.seq_len}")
+        for name, table, limit in (("inputs", self.inputs, V), ("labels", self.labels, V),
+                                   ("ids", self.ids[:, None], ids)):
             bad = np.argwhere((table < 0) | (table >= limit))
             if table.dtype.kind not in "iu" or len(bad):
                 row, column = bad[0] if len(bad) else (0, 0)
-                raise ValueError(f"{name} row {row} holds {table[row, column]}; it must be an integer in 0..{limit - 1}")
+                raise ValueError(f"{name} row {row} holds {table[row, column]}; it must be an "
+                                 f"integer in 0..{limit - 1}")
 
     def draw(self, positions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """inputs (B, cells), labels (B, cells), ids (B,) at these positions of the stream.
-
-        The stream is one shuffled pass over the puzzles after another.
-        """
+        """inputs (B, cells), labels (B, cells), ids (B,) at these positions (B,) of the stream:
+        one shuffled pass over the puzzles after another."""
         epochs, places = np.divmod(positions, len(self))
         rows = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
@@ -464,17 +435,13 @@ class Puzzles:
             inputs, labels = self.augment(inputs, labels, random_rows(seed, positions))
         return inputs, labels, self.ids[rows]
 
-
 # ------------------------------------------------------------------------------------------------
 # 7. Training: deep supervision over slots that never wait for each other
 
-
 def ranks() -> tuple[int, int]:
     """(number of this process, number of processes): (0, 1) unless torchrun started several."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
+    several = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
 
 class State:
     """All that training changes: what must be kept to go on exactly where it stopped."""
@@ -482,18 +449,18 @@ class State:
     def __init__(self, config: Config, device: torch.device | str = "cpu"):
         world = ranks()[1]
         if config.batch_size % world:
-            raise ValueError(f"batch_size {config.batch_size} must be a multiple of the {world} processes")
+            raise ValueError(f"batch_size {config.batch_size} must be a multiple of {world} "
+                             "processes")
         self.step = 0
         self.model = TRM(config).to(device)
         if world > 1:  # the same start everywhere
             for tensor in self.model.state_dict().values():
-                torch.distributed.broadcast(tensor, 0)
+                dist.broadcast(tensor, 0)
         self.optimizer = make_optimizer(config, self.model)
-        self.ema = copy.deepcopy(self.model).requires_grad_(False)  # averaged weights
+        self.ema = copy.deepcopy(self.model).requires_grad_(False)  # the averaged weights
         if config.num_puzzles:
             self.ema.puzzle_table = self.model.puzzle_table  # not averaged: one table serves both
         self.carry = Carry.empty(self.model, config.batch_size // world)
-
 
 def train(config: Config, puzzles: Puzzles, device: torch.device | str = "cpu",
           state: State | None = None, on_step: Callable | None = None) -> TRM:
@@ -506,7 +473,7 @@ def train(config: Config, puzzles: Puzzles, device: torch.device | str = "cpu",
     state = state or State(config, device)
     halted = to_host(state.carry.halted)
     while state.step < config.steps:
-        random = refill_slots(state, puzzles, halted())  # halted slots take a fresh puzzle
+        random = refill(state, puzzles, halted())  # halted slots take a fresh puzzle
         ids, puzzle_grads, metrics = supervise(state, random)  # forward, loss, backward
         halted = to_host(state.carry.halted)  # on its way while the device is busy with ...
         update(state, ids, puzzle_grads)  # ... one optimizer step
@@ -515,67 +482,65 @@ def train(config: Config, puzzles: Puzzles, device: torch.device | str = "cpu",
             on_step(state, metrics)
     return state.ema
 
-
 def to_host(flags: Tensor) -> Callable[[], np.ndarray]:
-    """Start to copy; the returned function waits for the copy alone, not for the device to be idle."""
+    """Start a copy; calling the result waits for the copy, and not until the device is idle."""
     copied = flags.to("cpu", non_blocking=flags.is_cuda)
     event = torch.cuda.current_stream().record_event() if flags.is_cuda else None
     return lambda: (event and event.synchronize(), copied.numpy())[1]
 
+def refill(state: State, puzzles: Puzzles, halted: np.ndarray) -> Tensor:
+    """Fresh puzzles for the slots that have halted (B,); returns the step's exploration (B, 2).
 
-def refill_slots(state: State, puzzles: Puzzles, halted: np.ndarray) -> Tensor:
-    """Put fresh puzzles into the slots that have halted (B,). Returns this step's exploration (B, 2).
-
-    At each step each slot has its own position in the stream, used or not. So what a slot gets
-    does not depend on the other slots, or on which process holds it.
+    Each slot has its own position in the stream at each step, used or not. So what it gets does
+    not depend on the other slots, or on which process holds it.
     """
     config, carry, device = state.model.config, state.carry, state.model.device
-    B = len(carry.halted)
+    B = len(halted)
     positions = state.step * config.batch_size + ranks()[0] * B + np.arange(B)
     slots = np.flatnonzero(halted)
     if len(slots):  # nothing is drawn for the others
-        drawn = puzzles.draw(positions[slots], config.seed)
-        carry.refill(state.model, *(torch.from_numpy(a.astype(np.int64)).to(device) for a in (slots, *drawn)))
+        fresh = slots, *puzzles.draw(positions[slots], config.seed)
+        carry.refill(state.model, *(torch.from_numpy(a.astype(np.int64)).to(device) for a in fresh))
     return torch.from_numpy(random_rows(config.seed + 1, positions)(2)).float().to(device)
 
-
-METRICS = "loss answer_loss halting_loss count exact_accuracy cell_accuracy halt_accuracy steps".split()
-
+METRICS = ("loss", "answer_loss", "halting_loss", "count",
+           "exact_accuracy", "cell_accuracy", "halt_accuracy", "steps")
 
 def supervise(state: State, random: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """One supervision step of every slot; gradients are left in the parameters.
+    """One supervision step of every slot; leaves gradients in the parameters.
 
-    Returns ids (B,), gradient of their puzzle embeddings (B, D) or None, and METRICS: losses of
-    this step, divided by the global batch, and sums over the `count` puzzles that just halted.
+    Returns ids (B,), the gradient of their puzzle embeddings (B, D) or None, and METRICS: losses
+    divided by the global batch size, then sums over the `count` puzzles that have just halted.
     """
     model, carry, config = state.model, state.carry, state.model.config
-    rows = model.puzzle_rows(carry.ids)
-    rows = rows if rows is None else rows.requires_grad_()
-    parts = []
-    for s in torch.arange(len(carry.halted)).split(config.micro_batch or len(carry.halted)):
-        s = slice(s[0], s[-1] + 1)  # in pieces, if memory asks for it
-        y, z, logits, q = model(carry.inputs[s], rows if rows is None else rows[s], carry.y[:, s], carry.z[:, s])
+    B, rows, parts = len(carry.halted), model.puzzle_rows(carry.ids), []
+    rows = None if rows is None else rows.requires_grad_()
+    for start in range(0, B, config.micro_batch or B):  # in pieces, if memory asks for it
+        s = slice(start, start + (config.micro_batch or B))
+        y, z, logits, q = model(carry.inputs[s], None if rows is None else rows[s],
+                                carry.y[:, s], carry.z[:, s])
         answer_loss, halting_loss, share = losses(config, logits, q, carry.labels[s])
         loss = answer_loss + config.halt_weight * halting_loss
-        (loss.sum() / config.batch_size).backward()  # the global batch: gradients are summed
+        (loss.sum() / config.batch_size).backward()  # the global batch: gradients will be summed
         parts.append((y, z, torch.stack([loss, answer_loss, halting_loss, share, q]).detach()))
     ys, zs, figures = zip(*parts)
-    figures = torch.cat(figures, 1)
-    share, q = figures[3:]  # (B,) each
+    *loss_figures, share, q = torch.cat(figures, 1)  # (B,) each
     carry.y, carry.z, carry.steps = torch.cat(ys, 1), torch.cat(zs, 1), carry.steps + 1
     carry.halted = should_halt(config, q, carry.steps, random)
 
     done = carry.halted & (carry.labels > 0).any(-1)  # rows that are all padding do not count
-    counts = torch.stack([done, share == 1, share, (q > 0) == (share == 1), carry.steps]) * done
-    return carry.ids, rows if rows is None else rows.grad, torch.cat([figures[:3].sum(1) / config.batch_size, counts.sum(1)])
-
+    exact = share == 1
+    counts = torch.stack([done, exact, share, (q > 0) == exact, carry.steps]) * done
+    metrics = torch.cat([torch.stack(loss_figures).sum(1) / config.batch_size, counts.sum(1)])
+    return carry.ids, None if rows is None else rows.grad, metrics
 
 def update(state: State, ids: Tensor, puzzle_grads: Tensor | None) -> None:
-    """Sum gradients over processes; then AdamW, sign-SGD and the average, the same everywhere."""
+    """Sum the gradients of all processes; then each makes the same AdamW step, sign-SGD step on
+    the puzzle table, and step of the averaged weights."""
     model, config = state.model, state.model.config
     if ranks()[1] > 1:
         for p in model.parameters():
-            torch.distributed.all_reduce(p.grad)
+            dist.all_reduce(p.grad)
         if puzzle_grads is not None:
             ids, puzzle_grads = gather(ids), gather(puzzle_grads)
     factor = learning_rate(config, state.step)
@@ -583,32 +548,30 @@ def update(state: State, ids: Tensor, puzzle_grads: Tensor | None) -> None:
     state.optimizer.step()
     state.optimizer.zero_grad()
     if puzzle_grads is not None:
-        puzzle_sign_sgd(model.puzzle_table, ids, puzzle_grads, config.puzzle_lr * factor, config.puzzle_weight_decay)
+        puzzle_sign_sgd(model.puzzle_table, ids, puzzle_grads, config.puzzle_lr * factor,
+                        config.puzzle_weight_decay)
     torch._foreach_lerp_(list(state.ema.parameters()), list(model.parameters()), 1 - config.ema)
-
 
 def gather(tensor: Tensor) -> Tensor:
     """The rows of all processes, in the order of their ranks."""
     parts = [torch.empty_like(tensor) for _ in range(ranks()[1])]
-    torch.distributed.all_gather(parts, tensor.contiguous())
+    dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
-
 
 # ------------------------------------------------------------------------------------------------
 # 8. Solving and evaluating
-
 
 @torch.no_grad()
 def think(model: TRM, inputs: Tensor, ids: Tensor, steps: int | None = None, halt: bool = False):
     """Yield (answers (B, cells), q (B,), steps used (B,)) after each supervision step.
 
-    With `halt`, a puzzle whose q > 0 keeps its answer and costs nothing more; without, all puzzles
-    take all steps (default: N_sup), as in the authors' evaluation.
+    With `halt`, a puzzle whose q > 0 keeps its answer and costs nothing more. Without, every puzzle
+    takes all steps (default: eval_steps), as in the authors' evaluation.
     """
     y, z = model.start(len(inputs))
-    active = torch.arange(len(inputs), device=inputs.device)  # puzzles still being thought about
-    answers, q, used = torch.zeros_like(inputs), y.new_zeros(len(inputs), dtype=torch.float), active * 0
-    for step in range(model.config.max_steps if steps is None else steps):
+    active = torch.arange(len(inputs), device=inputs.device)  # puzzles still thought about
+    answers, q, used = torch.zeros_like(inputs), active.float(), active.clone()
+    for step in range(steps or model.config.eval_steps):
         if len(active):
             y, z, logits, q[active] = model(inputs[active], model.puzzle_rows(ids[active]), y, z)
             answers[active], used[active] = logits.argmax(-1), step + 1
@@ -617,7 +580,6 @@ def think(model: TRM, inputs: Tensor, ids: Tensor, steps: int | None = None, hal
                 y, z, active = y[:, going], z[:, going], active[going]
         yield answers.clone(), q.clone(), used.clone()
 
-
 class Solution(NamedTuple):
     """What the model says about N puzzles."""
 
@@ -625,49 +587,49 @@ class Solution(NamedTuple):
     q: np.ndarray  # (N,) halting logit: above 0, the model believes that it is right
     steps: np.ndarray  # (N,) supervision steps used
 
-
-def solve(model: TRM, inputs, ids=None, steps: int | None = None, halt: bool = False, batch_size: int = 256) -> Solution:
+def solve(model: TRM, inputs, ids=None, steps: int | None = None, halt: bool = False,
+          batch_size: int = 256) -> Solution:
     """Answer puzzles: inputs (N, cells) tokens, ids (N,) puzzle ids. Raises ValueError."""
     puzzles = Puzzles(inputs, np.zeros_like(inputs), ids)
-    batches = (list(think(model, x, i, steps, halt))[-1] for x, _, i in _batches(model, puzzles, batch_size))
-    return Solution(*(torch.cat(parts).cpu().numpy() for parts in zip(*batches)))
+    parts = [[*think(model, x, i, steps, halt)][-1]
+             for x, _, i in batches(model, puzzles, batch_size)]
+    return Solution(*(torch.cat(p).cpu().numpy() for p in zip(*parts)))
 
-
-def evaluate(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool = False, batch_size: int = 256) -> dict:
-    """Exact-puzzle and cell accuracy, 0..1, after `steps` supervision steps (default: N_sup).
+def evaluate(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool = False,
+             batch_size: int = 256) -> dict:
+    """Exact-puzzle and cell accuracy, 0..1, after `steps` supervision steps (default: eval_steps).
 
     Returns exact_accuracy, cell_accuracy, puzzles (their number), by_step (exact accuracy after
     each step), mean_steps. Processes share the work; each puzzle counts once. Raises ValueError.
     """
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
-    sums = torch.zeros(model.config.max_steps if steps is None else steps, 3, device=model.device)
-    for inputs, labels, ids in _batches(model, puzzles, batch_size):
+    steps = steps or model.config.eval_steps
+    sums, (rank, world) = torch.zeros(steps, 3, device=model.device), ranks()
+    for inputs, labels, ids in batches(model, puzzles, batch_size, rank, world):
         for step, (answers, _, used) in enumerate(think(model, inputs, ids, steps, halt)):
             share = ((answers == labels) & (labels > 0)).sum(1) / (labels > 0).sum(1)
             sums[step] += torch.stack([share == 1, share, used]).sum(1)
-    if ranks()[1] > 1:
-        torch.distributed.all_reduce(sums)
+    if world > 1:
+        dist.all_reduce(sums)
     exact, cells, used = (sums.cpu().double() / len(puzzles)).T.tolist()
-    return dict(exact_accuracy=exact[-1], cell_accuracy=cells[-1], puzzles=len(puzzles), by_step=exact, mean_steps=used[-1])
+    return dict(exact_accuracy=exact[-1], cell_accuracy=cells[-1], puzzles=len(puzzles),
+                by_step=exact, mean_steps=used[-1])
 
-
-def _batches(model: TRM, puzzles: Puzzles, batch_size: int):
-    """This process's share of the puzzles, as tensors (inputs, labels, ids) on the model's device."""
+def batches(model: TRM, puzzles: Puzzles, batch_size: int, rank: int = 0, world: int = 1):
+    """Every world-th puzzle, as tensors (inputs, labels, ids) on the model's device."""
     puzzles.check(model.config)
-    rank, world = ranks()
-    rows = np.arange(rank, len(puzzles), world)
-    for r in np.split(rows, range(batch_size, len(rows), batch_size)):
-        yield [torch.from_numpy(a[r].astype(np.int64)).to(model.device) for a in (puzzles.inputs, puzzles.labels, puzzles.ids)]
-
+    tables = [t[rank::world] for t in (puzzles.inputs, puzzles.labels, puzzles.ids)]
+    for i in range(0, len(tables[0]), batch_size):
+        part = (t[i:i + batch_size].astype(np.int64) for t in tables)
+        yield [torch.from_numpy(t).to(model.device) for t in part]
 
 # ------------------------------------------------------------------------------------------------
 # 9. Saving and loading
 
-
 def save(path: str | Path, model: TRM, **extra) -> None:
-    """Write weights, config and `extra` (plain values, tensors); an old file stays until it is whole."""
-    content = dict(format="tinytrm-1", config=dataclasses.asdict(model.config), weights=model.state_dict(), extra=extra)
+    """Write weights, config and `extra` (plain values, tensors). Whatever happens, the file at
+    `path` is the old one or the whole new one."""
+    content = dict(format="tinytrm-1", config=dataclasses.asdict(model.config),
+                   weights=model.state_dict(), extra=extra)
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -678,55 +640,56 @@ def save(path: str | Path, model: TRM, **extra) -> None:
     finally:
         temporary.unlink(missing_ok=True)
 
-
 def load(path: str | Path, device: torch.device | str = "cpu") -> TRM:
-    """The model in a run folder or file made by `save`, its `extra` as `model.extra`. Raises OSError, ValueError."""
+    """The model of a run folder or of a file made by `save`; `extra` becomes `model.extra`.
+
+    No code in the file is executed. Raises FileNotFoundError, ValueError.
+    """
     path = Path(path) / "model.pt" if Path(path).is_dir() else Path(path)
-    content = _read(path)
+    content = read(path)
     if content.get("format") != "tinytrm-1":
         raise ValueError(f"{path}: not made by TinyTRM; for the authors' files use load_official")
-    model = _fill(TRM(Config(**content["config"])), content["weights"], path)
+    model = fill(TRM(Config(**content["config"])), content["weights"], path)
     model.extra = content["extra"]
     return model.to(device)
 
-
-def _read(path: Path) -> dict:
-    """torch.load without running any code from the file; every failure becomes one line."""
+def read(path: Path) -> dict:
+    """A dict made by torch.save, without executing code from the file; errors become one line."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # a torn zip or a refused pickle raises a dozen kinds of error
-        raise ValueError(f"{path}: not a readable checkpoint: truncated, or not made by torch.save") from e
+        raise ValueError(f"{path}: not a readable checkpoint: truncated, or not weights") from e
     return content if isinstance(content, dict) else {}
 
-
-def _fill(model: TRM, weights: dict, where) -> TRM:
+def fill(model: TRM, weights: dict, where) -> TRM:
+    """The model with these weights. Raises ValueError if they are another model's."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as e:
-        raise ValueError(f"{where}: weights and config do not fit: {' '.join(str(e).split())[:300]}") from None
+        problem = " ".join(str(e).split())[:300]
+        raise ValueError(f"{where}: weights and config do not fit: {problem}") from None
     return model.eval()
 
-
 OFFICIAL_NAMES = {  # theirs -> ours; applied in this order
-    "_orig_mod.": "", "model.inner.": "", "H_init": "y_init", "L_init": "z_init", "L_level.": "",
-    "embed_tokens.embedding_weight": "token_embedding", "embed_pos.embedding_weight": "position_embedding",
-    "lm_head.weight": "output_head", "q_head": "halt_head", "puzzle_emb.weights": "puzzle_table",
-    "self_attn.qkv_proj.weight": "mix_in", "self_attn.o_proj.weight": "mix_out",
-    "mlp_t.gate_up_proj.weight": "mix_in", "mlp_t.down_proj.weight": "mix_out",
-    "mlp.gate_up_proj.weight": "gate_up", "mlp.down_proj.weight": "down"}
-
+    "_orig_mod.": "", "model.inner.": "", "L_level.": "", "H_init": "y_init", "L_init": "z_init",
+    "embed_tokens.embedding_weight": "token_embedding", "puzzle_emb.weights": "puzzle_table",
+    "embed_pos.embedding_weight": "position_embedding", "lm_head.weight": "output_head",
+    "q_head": "halt_head", "self_attn.qkv_proj.weight": "mix_in",
+    "self_attn.o_proj.weight": "mix_out", "mlp_t.gate_up_proj.weight": "mix_in",
+    "mlp_t.down_proj.weight": "mix_out", "mlp.gate_up_proj.weight": "gate_up",
+    "mlp.down_proj.weight": "down"}
 
 def load_official(source: dict | str | Path, *, seq_len: int, n: int, T: int, **fields) -> TRM:
     """A model from the authors' state dict, or from a file that holds it.
 
-    Sizes are read off the tensors. What they cannot tell must be given: seq_len, n (L_cycles), T
-    (H_cycles); heads where not 8, position where not RoPE, expansion where not 4, and puzzle_tokens
-    where not 16 (attention without learned positions). Raises OSError, ValueError.
+    Sizes are read off the tensors. What they cannot tell must be given: seq_len, n (L_cycles) and T
+    (H_cycles); also heads if not 8, position if not RoPE, expansion if not 4, puzzle_tokens if not
+    16 (for attention without learned positions). Raises FileNotFoundError, ValueError.
     """
     weights = {}
-    for key, tensor in (source if isinstance(source, dict) else _read(Path(source))).items():
+    for key, tensor in (source if isinstance(source, dict) else read(Path(source))).items():
         for theirs, ours in OFFICIAL_NAMES.items():
             key = key.replace(theirs, ours)
         weights[key] = torch.as_tensor(tensor).float()
@@ -734,28 +697,38 @@ def load_official(source: dict | str | Path, *, seq_len: int, n: int, T: int, **
         (V, D), mix_out = weights["token_embedding"].shape, weights["layers.0.mix_out"]
     except KeyError as e:
         raise ValueError(f"no {e} in these weights: not a checkpoint of the authors' TRM") from None
-    mlp = weights["layers.0.mix_in"].shape[0] != 3 * D or mix_out.shape != (D, D)
-    learned = weights.get("position_embedding")
-    length = len(mix_out) if mlp else len(learned) if learned is not None else seq_len + fields.get("puzzle_tokens", 16)
-    sizes = dict(vocab_size=V, dim=D, seq_len=seq_len, n=n, T=T, mixer="mlp" if mlp else "attention",
-                 num_puzzles=len(weights.get("puzzle_table", ())), puzzle_tokens=length - seq_len,
+    mlp, learned = mix_out.shape != (D, D), weights.get("position_embedding")
+    length = (len(mix_out) if mlp else len(learned) if learned is not None
+              else seq_len + fields.get("puzzle_tokens", 16))
+    sizes = dict(vocab_size=V, dim=D, seq_len=seq_len, n=n, T=T, puzzle_tokens=length - seq_len,
+                 mixer="mlp" if mlp else "attention",
+                 position="rope" if learned is None else "learned",
+                 num_puzzles=len(weights.get("puzzle_table", ())),
                  layers=sum(key.endswith(".down") for key in weights))
-    if learned is not None:
-        sizes["position"] = "learned"
-    return _fill(TRM(Config(**{**sizes, **fields})), weights, "official weights")
-
+    return fill(TRM(Config(**{**sizes, **fields})), weights, "the authors' weights")
 
 # ------------------------------------------------------------------------------------------------
-# 10. Presets: the paper's settings, and laptop-sized ones
+# 10. Presets: the paper's settings (L_cycles as in the code), and laptop-sized ones
 
-_paper = dict(seq_len=81, vocab_size=11, num_puzzles=1, puzzle_tokens=16)
-_laptop = dict(num_puzzles=0, puzzle_tokens=1, width_multiple=32, cosine=True, warmup=50, weight_decay=0.1)
+_paper = dict(num_puzzles=1, puzzle_tokens=16)
+_arc = dict(seq_len=900, vocab_size=12, mixer="attention", n=4, weight_decay=0.1, puzzle_lr=1e-2,
+            puzzle_weight_decay=0.1)
+_laptop = dict(puzzle_tokens=1, width_multiple=32, T=2, max_steps=3, halt_weight=0.1, warmup=50,
+               cosine=True, weight_decay=0.1, ema=0.98)
 PRESETS = {
     "sudoku": Config(**_paper),
     "sudoku-att": Config(**_paper, mixer="attention"),
-    "sudoku4": Config(**_laptop, seq_len=16, vocab_size=6, dim=32, n=2, T=2, max_steps=4, batch_size=64, steps=150, lr=5e-3),
-    "sudoku6": Config(**_laptop, seq_len=36, vocab_size=8, dim=64, n=3, T=2, max_steps=6, batch_size=96,
-                      steps=700, lr=5e-3, halt_weight=0.1),
-    "sudoku9": Config(**_laptop, seq_len=81, vocab_size=11, dim=128, n=4, T=2, max_steps=6, batch_size=96,
-                      steps=5000, lr=3e-3, halt_weight=0.1),
+    "maze": Config(**_paper, seq_len=900, vocab_size=6, mixer="attention", n=4),
+    "arc1": Config(**_arc, num_puzzles=877_000, steps=518_000),  # the data decides num_puzzles
+    "arc2": Config(**_arc, num_puzzles=1_190_000, steps=723_000),
+    "sudoku4": Config(**_laptop, seq_len=16, vocab_size=6, dim=32, n=2, batch_size=64, steps=150,
+                      lr=5e-3),
+    "sudoku6": Config(**_laptop, seq_len=36, vocab_size=8, dim=64, n=3, batch_size=96, steps=750,
+                      lr=5e-3),
+    "sudoku9": Config(**_laptop, dim=128, n=3, batch_size=96, steps=5000, lr=3e-3),
+    "maze-mini": Config(**_laptop, seq_len=64, vocab_size=6, dim=64, n=3, batch_size=96, steps=800,
+                        lr=4e-3),
+    "arc-mini": Config(**{**_laptop, "T": 1, "max_steps": 2}, seq_len=16, vocab_size=12, dim=64,
+                       n=2, num_puzzles=200, puzzle_lr=3e-2, puzzle_weight_decay=0.1,
+                       batch_size=64, steps=3000, lr=4e-3, eval_steps=2),
 }

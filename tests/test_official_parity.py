@@ -3,6 +3,7 @@
 The files were recorded from the authors' implementation, float32 on a CPU. They hold no weights
 but the rule that makes them. Rounding grows through the recursion, from step to step.
 """
+
 import json
 import os
 from pathlib import Path
@@ -13,14 +14,22 @@ import torch
 
 from tinytrm import OFFICIAL_NAMES, Carry, load_official, losses, should_halt
 
-FILES = sorted(Path(os.environ.get("TINYTRM_GOLDEN") or Path(__file__).parent / "golden").glob("*.npz"))
+FILES = sorted(
+    Path(os.environ.get("TINYTRM_GOLDEN") or Path(__file__).parent / "golden").glob("*.npz")
+)
 
 
 def make_weights(rule: dict) -> dict:
     """The state dict that the file's rule describes, official key names."""
-    return {key: torch.from_numpy((np.random.default_rng([rule["seed"], i]).standard_normal(r["shape"])
-                                   * r["scale"] + r["shift"]).astype(np.float32))
-            for i, (key, r) in enumerate(sorted(rule["keys"].items()))}
+    return {
+        key: torch.from_numpy(
+            (
+                np.random.default_rng([rule["seed"], i]).standard_normal(r["shape"]) * r["scale"]
+                + r["shift"]
+            ).astype(np.float32)
+        )
+        for i, (key, r) in enumerate(sorted(rule["keys"].items()))
+    }
 
 
 def ours(official: str) -> str:
@@ -35,10 +44,20 @@ def load_golden(path):
     golden = np.load(path)
     c = json.loads(str(golden["config_json"]))
     position = {"rope": "rope", "learned": "learned"}.get(c["pos_encodings"], "none")
-    model = load_official(make_weights(json.loads(str(golden["weights_json"]))), seq_len=c["seq_len"],
-                          n=c["L_cycles"], T=c["H_cycles"], heads=c["num_heads"], expansion=c["expansion"],
-                          position=position, puzzle_tokens=c["puzzle_emb_len"], max_steps=c["halt_max_steps"],
-                          batch_size=c["batch"], halt_exploration=c["halt_exploration_prob"], dtype="float32")
+    model = load_official(
+        make_weights(json.loads(str(golden["weights_json"]))),
+        seq_len=c["seq_len"],
+        n=c["L_cycles"],
+        T=c["H_cycles"],
+        heads=c["num_heads"],
+        expansion=c["expansion"],
+        position=position,
+        puzzle_tokens=c["puzzle_emb_len"],
+        max_steps=c["halt_max_steps"],
+        batch_size=c["batch"],
+        halt_exploration=c["halt_exploration_prob"],
+        dtype="float32",
+    )
     return golden, c, model
 
 
@@ -62,7 +81,10 @@ def test_golden(path):
             assert worst <= bound, f"step {t}, {name}: off by {worst:.2e}, allowed {bound:.2e}"
 
         # Halted slots take the offered row, the others keep theirs.
-        offered = [torch.from_numpy(g[f"offered/{k}"].astype(np.int64)) for k in ("inputs", "labels", "puzzle_identifiers")]
+        offered = [
+            torch.from_numpy(g[f"offered/{k}"].astype(np.int64))
+            for k in ("inputs", "labels", "puzzle_identifiers")
+        ]
         offered[1] = offered[1].clamp(min=0)  # they mark unlabelled cells by -100, we by 0
         slots = carry.halted.nonzero()[:, 0]
         carry.refill(model, slots, *(o[slots] for o in offered))
@@ -77,13 +99,17 @@ def test_golden(path):
         answer_loss, halting_loss, share = losses(model.config, logits, q, carry.labels)
         loss = answer_loss.sum() + model.config.halt_weight * halting_loss.sum()
         carry.steps += 1
-        carry.halted = should_halt(model.config, q if c["training"] else torch.full_like(q, -1), carry.steps)
+        carry.halted = should_halt(
+            model.config, q if c["training"] else torch.full_like(q, -1), carry.steps
+        )
 
         close(logits, "logits")
         close(q, "q_halt_logits")
         close(carry.y.norm(dim=-1).T, "y_norm")
         close(carry.z.norm(dim=-1).T, "z_norm")
-        assert np.array_equal(carry.steps, g["steps"]) and np.array_equal(carry.halted, g["halted"]), f"step {t}: halting"
+        assert np.array_equal(carry.steps, g["steps"]) and np.array_equal(
+            carry.halted, g["halted"]
+        ), f"step {t}: halting"
         close(loss, "loss_sum")
         close(answer_loss.sum(), "lm_loss_sum")
         close(halting_loss.sum(), "q_halt_loss_sum")

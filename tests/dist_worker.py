@@ -1,0 +1,26 @@
+"""Run by torchrun in test_distributed.py: train a small model and let process 0 save what came out."""
+
+import json
+import sys
+
+import torch
+import torch.distributed as dist
+
+import tinytrm
+from test_tinytrm import tiny, toy_puzzles
+
+if __name__ == "__main__":
+    out, changes = sys.argv[1], json.loads(sys.argv[2])
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    losses = []
+
+    def on_step(state, metrics):
+        dist.all_reduce(metrics)
+        losses.append(metrics[0].item())
+
+    model = tinytrm.train(tiny(**changes), toy_puzzles(), on_step=on_step)
+    result = tinytrm.evaluate(model, toy_puzzles(23, seed=5))
+    if dist.get_rank() == 0:
+        torch.save(dict(weights=model.state_dict(), losses=losses, result=result), out)
+    dist.destroy_process_group()

@@ -1,0 +1,243 @@
+"""Whole programs, as a user runs them: train.py and evaluate.py in processes of their own."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import tinytrm
+from conftest import ROOT
+from data import sudoku
+
+SMALL = "--dim 16 --L_cycles 1 --H_cycles 2 --batch_size 16 --max_steps 3 --warmup 2 --eval_puzzles 20 --device cpu --dtype float32".split()
+
+
+def program(name, *args, code=0, cwd=ROOT, **env):
+    """Run one of the programs; returns (stdout, stderr)."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / name), *map(str, args)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+    )
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout, done.stderr
+
+
+def one_line(name, *args, **kw):
+    """The program must refuse with exit code 2 and one line; returns that line."""
+    out, err = program(name, *args, code=2, **kw)
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), err
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def csv_folder(tmp_path_factory):
+    """60 + 20 generated 6x6 puzzles, as a user would bring them."""
+    folder = tmp_path_factory.mktemp("puzzles")
+    inputs, labels = sudoku.generate(80, (2, 3), seed=3)
+    sudoku.write_csv(folder / "train.csv", inputs[:60], labels[:60], (2, 3))
+    sudoku.write_csv(folder / "test.csv", inputs[60:], labels[60:], (2, 3))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(csv_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    stdout, _ = program(
+        "train.py", "--data", csv_folder, "--out", out, "--steps", 25, "--save_every", 10, *SMALL
+    )
+    return out, stdout
+
+
+def test_training_leaves_a_model_a_log_and_a_picture(trained):
+    out, stdout = trained
+    assert "held out" in stdout and "step 1" in stdout
+    with open(out / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["step"]) for r in rows] == [10, 20, 25]
+    assert all(np.isfinite(float(r["loss"])) for r in rows)
+    model = tinytrm.load(out)
+    assert (
+        model.config.steps == 25
+        and model.config.dim == 16
+        and model.extra["about"]["box"] == [2, 3]
+    )
+    assert not list(out.glob(".*")), "a temporary file was left behind"
+
+
+def test_evaluate_agrees_with_the_library(trained, csv_folder):
+    out, _ = trained
+    stdout, _ = program("evaluate.py", out, "--json", "--steps", 5)
+    result = json.loads(stdout)
+    assert {"exact_accuracy", "cell_accuracy", "puzzles", "by_step", "mean_steps"} <= set(result)
+    inputs, labels, _ = sudoku.read_csv(csv_folder / "test.csv")
+    expected = tinytrm.evaluate(tinytrm.load(out), tinytrm.Puzzles(inputs, labels), steps=5)
+    assert result["puzzles"] == 20 and len(result["by_step"]) == 5
+    assert result["cell_accuracy"] == pytest.approx(expected["cell_accuracy"], abs=1e-6)
+    again, _ = program("evaluate.py", out, "--data", csv_folder / "train.csv", "--halt", "--json")
+    assert json.loads(again)["puzzles"] == 60
+
+
+def test_same_command_same_weights(trained, csv_folder, tmp_path):
+    program("train.py", "--data", csv_folder, "--out", tmp_path, "--steps", 25, *SMALL)
+    a, b = (tinytrm.load(p).state_dict() for p in (trained[0], tmp_path))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_one_csv_is_split(csv_folder, tmp_path):
+    stdout, _ = program(
+        "train.py", "--data", csv_folder / "train.csv", "--out", tmp_path, "--steps", 2, *SMALL
+    )
+    assert "54 training" in stdout and "6 held out" in stdout
+
+
+def test_generated_data_is_reused_and_smoke_run_needs_nothing(tmp_path):
+    """In a copy of the repository, so that data/ is as on a fresh clone."""
+    copy = tmp_path / "clone"
+    (copy / "data").mkdir(parents=True)
+    for name in (
+        "tinytrm.py",
+        "train.py",
+        "evaluate.py",
+        *(f"data/{p.name}" for p in (ROOT / "data").glob("*.py")),
+    ):
+        (copy / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "train.py", "--preset", "sudoku4", "--steps", "3", "--device", "cpu"]
+    first, second = (
+        subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=200)
+        for _ in range(2)
+    )
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "generated 36 puzzles" in first.stdout and "generated 36" not in second.stdout
+    assert (copy / "runs/sudoku4/model.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    "args, numbers",
+    [
+        (["--preset", "sudoku"], ["5,028,866", "65,104"]),
+        (["--preset", "sudoku-att"], ["6,828,034"]),
+    ],
+)
+def test_dry_run(args, numbers, tmp_path):
+    stdout, _ = program("train.py", *args, "--dry-run", "--out", tmp_path / "none")
+    assert all(n in stdout for n in numbers) and not (tmp_path / "none").exists()
+
+
+def test_flops_against_torchs_own_counter():
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import train
+
+    for preset in ("sudoku", "sudoku-att"):
+        config = tinytrm.dataclasses.replace(tinytrm.PRESETS[preset], dim=64, batch_size=2, heads=2)
+        model = tinytrm.TRM(config)
+        inputs = torch.ones(2, 81, dtype=torch.long)
+        with (
+            FlopCounterMode(display=False) as counter,
+            sdpa_kernel(SDPBackend.MATH),
+        ):  # the fused kernel is not counted
+            *_, logits, q = model(inputs, model.puzzle_rows(inputs[:, 0] * 0), *model.start(2))
+            (logits.sum() + q.sum()).backward()
+        assert train.flops_per_step(config) == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+def test_help_explains_every_field():
+    stdout, _ = program("train.py", "-h")
+    for field in tinytrm.dataclasses.fields(tinytrm.Config):
+        assert re.search(rf"--{field.name}\b", stdout)
+
+
+# ------------------------------------------------------------------------------------------------
+# Bad input: one line, exit code 2, nothing damaged
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["--preset", "sudoku7"], "sudoku7"),
+        (["--no_such_flag", "1"], "no_such_flag"),
+        (["--dim", "abc"], "--dim"),
+        (["--dim", "0"], "dim must be"),
+        (["--mixer", "attention", "--dim", "20"], "multiple of"),
+        (["--data", "/nowhere"], "/nowhere"),
+        (["--device", "warp"], "warp"),
+        (["--batch_size", "100000000"], "micro_batch"),
+        (["--save_every", "0"], "--save_every"),
+    ],
+)
+def test_bad_arguments(args, words, tmp_path):
+    assert words in one_line("train.py", "--out", tmp_path, *args)
+
+
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        ("x,1234,1234,", "row 3"),  # another size
+        ("x,{q}9,{a},", "row 3"),
+        ("x,{q},{broken},", "row 3"),
+    ],
+)
+def test_bad_rows_are_named(row, words, csv_folder, tmp_path):
+    lines = (csv_folder / "train.csv").read_text().splitlines()
+    _, question, answer, *_ = lines[3].split(",")
+    broken = answer[:-1] + answer[0]
+    lines[3] = row.format(q=question, a=answer, broken=broken)
+    bad = tmp_path / "bad.csv"
+    bad.write_text("\n".join(lines) + "\n")
+    message = one_line("train.py", "--data", bad, "--out", tmp_path / "run", "--steps", 2)
+    assert str(bad) in message and words in message
+    assert not (tmp_path / "run" / "model.pt").exists()
+
+
+def test_puzzles_of_another_size_than_the_model(trained, tmp_path):
+    inputs, labels = sudoku.generate(4, (2, 2), seed=0)
+    sudoku.write_csv(tmp_path / "four.csv", inputs, labels, (2, 2))
+    assert "16 cells" in one_line(
+        "train.py", "--data", tmp_path / "four.csv", "--out", tmp_path / "run"
+    )
+    message = one_line("evaluate.py", trained[0], "--data", tmp_path / "four.csv")
+    assert "four.csv" in message
+
+
+def test_broken_checkpoints(trained, tmp_path):
+    assert "no such checkpoint" in one_line("evaluate.py", tmp_path / "nothing")
+    torn = tmp_path / "torn.pt"
+    torn.write_bytes((trained[0] / "model.pt").read_bytes()[:2000])
+    assert "torn.pt" in one_line("evaluate.py", torn)
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "empty.csv").write_text("")
+    assert "empty.csv" in one_line(
+        "train.py", "--data", tmp_path / "empty.csv", "--out", tmp_path / "run"
+    )
+
+
+def test_nan_stops_training_and_names_the_step(csv_folder, tmp_path):
+    message = one_line(
+        "train.py",
+        "--data",
+        csv_folder,
+        "--out",
+        tmp_path,
+        "--steps",
+        40,
+        *SMALL,
+        "--lr",
+        "1e30",
+        "--warmup",
+        "0",
+    )
+    assert re.search(r"at step \d+", message) and not (tmp_path / "model.pt").exists()
