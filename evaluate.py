@@ -160,6 +160,20 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (try {self.prog} -h)\n")
 
 
+def choose_device(name: str | None) -> torch.device:
+    """The device asked for, or the best there is; under torchrun each process its own GPU."""
+    if name is None:
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else mps
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"--device {name}: not available on this machine") from None
+    return torch.device(name)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("run", nargs="?", type=Path, help="a run folder, or a file made by tinytrm.save")
@@ -176,7 +190,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--halt", action="store_true", help="let each puzzle stop as soon as its q > 0")
     p.add_argument("--puzzles", type=int, help="only the first so many")
     p.add_argument("--batch_size", type=int, default=256, help="puzzles at a time")
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     p.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     g = p.add_argument_group("ARC")
     g.add_argument(
@@ -223,10 +237,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> dict:
-    device = torch.device(args.device)
+    device = choose_device(args.device)
     if "LOCAL_RANK" in os.environ:
         if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if args.official:
         model, task = official_task(args)

@@ -713,22 +713,22 @@ def load_official(source: dict | str | Path, *, seq_len: int, n: int, T: int, **
 _paper = dict(num_puzzles=1, puzzle_tokens=16)
 _arc = dict(seq_len=900, vocab_size=12, mixer="attention", n=4, weight_decay=0.1, puzzle_lr=1e-2,
             puzzle_weight_decay=0.1)
-_laptop = dict(puzzle_tokens=1, width_multiple=32, T=2, max_steps=3, halt_weight=0.1, warmup=50,
+_laptop = dict(puzzle_tokens=1, width_multiple=32, T=2, max_steps=2, halt_weight=0.1, warmup=50,
                cosine=True, weight_decay=0.1, ema=0.98)
 PRESETS = {
     "sudoku": Config(**_paper),
     "sudoku-att": Config(**_paper, mixer="attention"),
     "maze": Config(**_paper, seq_len=900, vocab_size=6, mixer="attention", n=4),
-    "arc1": Config(**_arc, num_puzzles=877_000, steps=518_000),  # the data decides num_puzzles
-    "arc2": Config(**_arc, num_puzzles=1_190_000, steps=723_000),
+    "arc1": Config(**_arc, num_puzzles=876_401, steps=518_000),  # the data decides num_puzzles
+    "arc2": Config(**_arc, num_puzzles=1_191_722, steps=723_000),
     "sudoku4": Config(**_laptop, seq_len=16, vocab_size=6, dim=32, n=2, batch_size=64, steps=150,
                       lr=5e-3),
-    "sudoku6": Config(**_laptop, seq_len=36, vocab_size=8, dim=64, n=3, batch_size=96, steps=750,
+    "sudoku6": Config(**_laptop, seq_len=36, vocab_size=8, dim=64, n=3, batch_size=96, steps=640,
                       lr=5e-3),
     "sudoku9": Config(**_laptop, dim=128, n=3, batch_size=96, steps=5000, lr=3e-3),
     "maze-mini": Config(**_laptop, seq_len=64, vocab_size=6, dim=64, n=3, batch_size=96, steps=800,
                         lr=4e-3),
-    "arc-mini": Config(**{**_laptop, "T": 1, "max_steps": 2}, seq_len=16, vocab_size=12, dim=64,
+    "arc-mini": Config(**{**_laptop, "T": 1}, seq_len=16, vocab_size=12, dim=64,
                        n=2, num_puzzles=200, puzzle_lr=3e-2, puzzle_weight_decay=0.1,
                        batch_size=64, steps=3000, lr=4e-3, eval_steps=2),
 }

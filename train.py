@@ -35,18 +35,11 @@ import torch.distributed as dist
 
 import tinytrm
 from data.tasks import Task, first, open_task
-from evaluate import score, describe
+from evaluate import Parser, choose_device, describe, score
 from tinytrm import METRICS, PRESETS, Config, State, compute_dtype, ranks
 
 # ------------------------------------------------------------------------------------------------
 # The command line: every field of Config is a flag
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message):
-        self.exit(2, f"error: {message} (try {self.prog} -h)\n")
 
 
 def field_help() -> dict[str, str]:
@@ -342,20 +335,6 @@ class Monitor:
 # The run
 
 
-def choose_device(name: str | None) -> torch.device:
-    """The device asked for, or the best there is; under torchrun each process its own GPU."""
-    if name is None:
-        mps = "mps" if torch.backends.mps.is_available() else "cpu"
-        name = "cuda" if torch.cuda.is_available() else mps
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"--device {name}: not available on this machine") from None
-    return torch.device(name)
-
-
 def fits_in_memory(config: Config, device: torch.device) -> None:
     """Raise ValueError when what one backward pass must remember is clearly too much for a CPU.
 
@@ -373,14 +352,15 @@ def fits_in_memory(config: Config, device: torch.device) -> None:
                          f"machine has {available:.0f}; --micro_batch {fits} computes the same")
 
 
-def show(task: Task, model: tinytrm.TRM, among: int = 50) -> None:
-    """Print, step by step, the held-out puzzle among the first few that takes longest to solve."""
+def show(task: Task, model: tinytrm.TRM, among: int = 200) -> None:
+    """Print, step by step, the one of the first held-out puzzles that takes longest to solve, but
+    no more steps than a screen holds."""
     test, device = task.test, model.device
     inputs = torch.from_numpy(test.inputs[:among].astype(np.int64)).to(device)
     ids = torch.zeros(len(inputs), dtype=torch.long, device=device)
     answers = np.stack([a.cpu().numpy() for a, _, _ in tinytrm.think(model, inputs, ids)])
     wrong = (answers != test.labels[:among]).sum(2)  # (steps, puzzles) cells
-    needed = np.where((wrong == 0).any(0), (wrong == 0).argmax(0), -1)  # first step all right
+    needed = np.where((wrong[:6] == 0).any(0), (wrong == 0).argmax(0), -1)  # first step all right
     i, pictures = int(needed.argmax()), []
     for k in range(needed[i] + 1 if needed[i] >= 0 else min(4, len(answers))):
         title = f"step {k + 1}: " + (f"{wrong[k, i]} cells wrong" if wrong[k, i] else "solved")

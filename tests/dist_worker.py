@@ -1,4 +1,4 @@
-"""Run by torchrun in test_distributed.py: train a small model and let process 0 save what came out."""
+"""Run by torchrun in test_distributed.py: train a small model; process 0 saves what came out."""
 
 import json
 import sys

@@ -250,7 +250,7 @@ def uninterrupted(csv_folder, tmp_path_factory):  # noqa: F811
 
 
 def kill_all(p):
-    """kill -9 the process and what it has started; torchrun itself first, so that it cannot react."""
+    """kill -9 the process and what it has started; torchrun first, so that it cannot react."""
     children = subprocess.run(["pgrep", "-P", str(p.pid)], capture_output=True, text=True)
     for pid in [p.pid, *map(int, children.stdout.split())]:
         os.kill(pid, signal.SIGKILL)
@@ -287,8 +287,8 @@ def kill_and_resume(processes, kills, folder, out, rng):
     ],
 )
 def test_killed_at_random_and_resumed_is_bit_identical(
-    processes, kills, csv_folder, uninterrupted, tmp_path
-):  # noqa: F811
+    processes, kills, csv_folder, uninterrupted, tmp_path  # noqa: F811
+):
     out = tmp_path / "run"
     out.mkdir()
     killed = kill_and_resume(processes, kills, csv_folder, out, random.Random(kills))

@@ -1,4 +1,4 @@
-"""The core: parameter counts, the recursion re-derived, losses, halting, optimizers, data, files."""
+"""The core: parameter counts, the recursion re-derived, losses, halting, training, files."""
 
 import dataclasses
 import math
@@ -405,7 +405,7 @@ def test_same_seed_same_weights(dtype):
 
 
 def test_accumulation_is_the_same_mathematics():
-    # Rounding grows about tenfold with each step of so small a network, so the steps are few and small.
+    # Rounding grows about tenfold with each step of so small a network: few and small steps.
     states = [State(tiny(micro_batch=m, steps=4, lr=1e-4, puzzle_lr=1e-4)) for m in (0, 3)]
     for state in states:
         tinytrm.train(state.model.config, toy_puzzles(), state=state)
@@ -626,7 +626,7 @@ def test_failed_save_keeps_the_old_file(model, tmp_path, monkeypatch):
 
 @BOTH
 def test_official_round_trip(mixer, tmp_path):
-    """Our weights under the authors' key names load as the same model, sizes read off the tensors."""
+    """Our weights under the authors' names load as the same model, sizes read off the tensors."""
     config = tiny(mixer=mixer, width_multiple=256)
     model = TRM(config)
     reverse = [(ours, theirs) for theirs, ours in tinytrm.OFFICIAL_NAMES.items() if ours]
@@ -660,6 +660,9 @@ def test_import_is_silent_and_leaves_no_trace():
 
     from conftest import ROOT
 
-    code = "import torch; s = torch.get_rng_state(); import tinytrm; assert torch.equal(s, torch.get_rng_state())"
+    code = (
+        "import torch; s = torch.get_rng_state(); import tinytrm; "
+        "assert torch.equal(s, torch.get_rng_state())"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

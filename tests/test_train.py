@@ -13,9 +13,12 @@ import torch
 
 import tinytrm
 from conftest import ROOT
-from data import sudoku
+from data import maze, sudoku
 
-SMALL = "--dim 16 --L_cycles 1 --H_cycles 2 --batch_size 16 --max_steps 3 --warmup 2 --eval_puzzles 20 --device cpu --dtype float32".split()
+SMALL = (
+    "--dim 16 --L_cycles 1 --H_cycles 2 --batch_size 16 --max_steps 3 --warmup 2 "
+    "--eval_puzzles 20 --device cpu --dtype float32"
+).split()
 
 
 def program(name, *args, code=0, cwd=ROOT, **env):
@@ -241,3 +244,93 @@ def test_nan_stops_training_and_names_the_step(csv_folder, tmp_path):
         "0",
     )
     assert re.search(r"at step \d+", message) and not (tmp_path / "model.pt").exists()
+
+
+# ------------------------------------------------------------------------------------------------
+# Mazes, ARC and the authors' checkpoints, the whole way
+
+
+def test_maze_the_whole_way(tmp_path):
+    inputs, labels = maze.generate(30, 6, min_path=8, seed=0)
+    maze.write_csv(tmp_path / "train.csv", inputs[:20], labels[:20])
+    maze.write_csv(tmp_path / "test.csv", inputs[20:], labels[20:])
+    args = ["--preset", "maze-mini", "--seq_len", 36, "--data", tmp_path, "--out", tmp_path / "run"]
+    stdout, _ = program("train.py", *args, "--steps", 3, *SMALL)
+    assert "show a shortest path" in stdout and "step 1" in stdout
+    stdout, _ = program("evaluate.py", tmp_path / "run", "--json")
+    result = json.loads(stdout)
+    assert result["puzzles"] == 10 and 0 <= result["exact_accuracy"] <= 1
+    assert result["exact_accuracy"] <= result["valid_path_accuracy"] <= 1
+
+
+@pytest.fixture(scope="module")
+def arc_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("arc")
+    args = ["--preset", "arc-mini", "--data", folder / "tasks", "--out", folder / "run"]
+    program("train.py", *args, "--steps", 30, "--eval_steps", 2, *SMALL)
+    return folder / "run"
+
+
+def test_arc_the_whole_way(arc_run, tmp_path):
+    command = ["evaluate.py", arc_run, "--submission", tmp_path / "submission.json", "--json"]
+    stdout, _ = program(*command)
+    result = json.loads(stdout)
+    model = tinytrm.load(arc_run)
+    assert result["puzzles"] == 6 and result["checkpoints"] == 1
+    assert set(result["pass_at"]) == {"1", "2", "5", "10", "100", "1000"}
+    assert result["exact_accuracy"] == result["pass_at"]["2"]
+    copies = np.bincount(model.extra["puzzle_ids"]["task"].numpy()[1:])
+    asked = [t.endswith(("0",)) for t in model.extra["about"]["tasks"]]
+    assert len(copies) == len(asked) == 12 and result["predictions"] > 6 * 4
+    submission = json.loads((tmp_path / "submission.json").read_text())
+    assert len(submission) == 6
+    for answers in submission.values():
+        assert len(answers) == 4 and set(answers[0]) == {"attempt_1", "attempt_2"}
+
+
+def test_two_processes_vote_like_one(arc_run, tmp_path):
+    program("evaluate.py", arc_run, "--submission", tmp_path / "one.json")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(ROOT / "evaluate.py"), str(arc_run), "--json", "--submission"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, str(tmp_path / "two.json")], cwd=ROOT, env=env,
+                          capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "one.json").read_text() == (tmp_path / "two.json").read_text()
+
+
+def test_damaged_puzzle_table_is_an_error(arc_run, tmp_path):
+    content = torch.load(arc_run / "model.pt", weights_only=True)
+    content["extra"]["puzzle_ids"]["dihedral"][5] += 1
+    torch.save(content, tmp_path / "model.pt")
+    assert "puzzle ids" in one_line("evaluate.py", tmp_path)
+
+
+def test_pooling_is_labelled_and_refuses_strangers(arc_run, trained):
+    stdout, _ = program("evaluate.py", arc_run, "--pool", arc_run, "--copies", 0)
+    assert "pooled votes of 2 checkpoints" in stdout
+    assert "not those of" in one_line("evaluate.py", arc_run, "--pool", trained[0])
+
+
+def test_official_checkpoint_the_whole_way(tmp_path):
+    inputs, labels = sudoku.generate(6, (3, 3), clues=40, seed=0)
+    sudoku.write_csv(tmp_path / "test.csv", inputs, labels, (3, 3))
+    config = tinytrm.Config(dim=16, heads=2, n=1, T=2, mixer="attention", num_puzzles=1,
+                            puzzle_tokens=2)
+    model = tinytrm.TRM(config)
+    names = {"token_embedding": "embed_tokens.embedding_weight", "output_head": "lm_head.weight",
+             "halt_head": "q_head", "puzzle_table": "puzzle_emb.weights", "y_init": "H_init",
+             "z_init": "L_init", "layers": "L_level.layers", "mix_in": "self_attn.qkv_proj.weight",
+             "mix_out": "self_attn.o_proj.weight", "gate_up": "mlp.gate_up_proj.weight",
+             "down": "mlp.down_proj.weight"}
+    official = {}
+    for key, tensor in model.state_dict().items():
+        parts = [names.get(part, part) for part in key.split(".")]
+        official["_orig_mod.model.inner." + ".".join(parts)] = tensor
+    torch.save(official, tmp_path / "step_1")
+    flags = ["--official", tmp_path / "step_1", "--task", "sudoku", "--data", tmp_path / "test.csv",
+             "--T", 2, "--heads", 2, "--puzzle_tokens", 2]
+    stdout, _ = program("evaluate.py", *flags, "--n", 1, "--steps", 3, "--json")
+    expected = tinytrm.evaluate(model, tinytrm.Puzzles(inputs, labels), steps=3)
+    assert json.loads(stdout)["cell_accuracy"] == pytest.approx(expected["cell_accuracy"], abs=1e-6)
+    assert "--n" in one_line("evaluate.py", *flags)
