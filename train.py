@@ -481,7 +481,13 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    except RuntimeError as e:  # out of memory has a class of its own on GPUs only
+    except RuntimeError as e:
+        if "gloo" in str(e) or "NCCL" in str(e):  # torchrun will say which one, and why
+            good = checkpoints(args.out)
+            print(f"error: lost another process; {good[-1] if good else 'no checkpoint'} is what "
+                  "--resume or torchrun --max-restarts goes on from", file=sys.stderr)
+            return 1
+        # Out of memory has a class of its own on GPUs only.
         if not isinstance(e, torch.OutOfMemoryError) and "can't allocate memory" not in str(e):
             raise
         fits = max(1, (config.micro_batch or config.batch_size) // 4)

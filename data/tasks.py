@@ -125,15 +125,18 @@ def _sudoku(preset: str, config: Config, data: Path | None) -> Task:
 
 
 def _maze(preset: str, config: Config, data: Path | None) -> Task:
-    side = _side(config)
+    side, augment = _side(config), maze.augment
     if data is None:
+        # Small mazes are cheap, so there are many of them, and none needs to be turned around: a
+        # copy of a maze has another labelled path among the shortest ones, see maze.augment.
+        count, augment = (20_000, None) if side < 20 else (1000, augment)
         data = _generated(
             f"maze{side}-seed{config.seed}",
-            (1000, 1000),
+            (count, 1000),
             lambda n: maze.generate(n, side, seed=config.seed),
             maze.write_csv,
         )
-    return _from_csv("maze", config, data, _read_maze, maze.augment)
+    return _from_csv("maze", config, data, _read_maze, augment)
 
 
 def _read_sudoku(path: Path, box: tuple[int, int] | None):
