@@ -4,7 +4,7 @@
     python evaluate.py runs/sudoku6 --steps 64 --halt    # think longer; stop when sure
     python evaluate.py runs/sudoku9 --data more.csv --json
     python evaluate.py runs/arc1 --submission submission.json
-    python evaluate.py --official step_518071 --task arc1 --n 4 --T 3 --identifiers identifiers.json
+    python evaluate.py --official CKPT --task arc1 --n 4 --T 3 --data PATH --identifiers FILE
 
 Under torchrun the processes share the work; every puzzle counts once.
 """
@@ -16,6 +16,7 @@ import json
 import math
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,22 @@ def choose_device(name: str | None) -> torch.device:
     return torch.device(name)
 
 
+def join_processes(device: torch.device) -> None:
+    """Under torchrun, meet the other processes; alone, do nothing."""
+    if "LOCAL_RANK" not in os.environ:
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    how, env = dict(timeout=timedelta(minutes=10)), os.environ
+    if env.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # torchrun keeps one store over its restarts: without a prefix of its own a restarted
+        # process may find the address of one that has died ("Connection refused").
+        store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
+        store = dist.PrefixStore(f"attempt-{env.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        how.update(store=store, rank=int(env["RANK"]), world_size=int(env["WORLD_SIZE"]))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **how)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("run", nargs="?", type=Path, help="a run folder, or a file made by tinytrm.save")
@@ -238,10 +255,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> dict:
     device = choose_device(args.device)
-    if "LOCAL_RANK" in os.environ:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    join_processes(device)
     if args.official:
         model, task = official_task(args)
         model.to(device)

@@ -35,7 +35,7 @@ import torch.distributed as dist
 
 import tinytrm
 from data.tasks import Task, first, open_task
-from evaluate import Parser, choose_device, describe, score
+from evaluate import Parser, choose_device, describe, join_processes, score
 from tinytrm import METRICS, PRESETS, Config, State, compute_dtype, ranks
 
 # ------------------------------------------------------------------------------------------------
@@ -421,11 +421,7 @@ def start_metrics(path: Path, step: int) -> None:
 def run(args: argparse.Namespace, config: Config) -> None:
     """Data, training, evaluation, demonstration."""
     device = choose_device(args.device)
-    if "LOCAL_RANK" in os.environ:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    join_processes(device)
     rank, world = ranks()
     if rank == 0:
         args.out.mkdir(parents=True, exist_ok=True)

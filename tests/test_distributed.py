@@ -357,7 +357,7 @@ def test_torchrun_restarts_killed_workers(csv_folder, tmp_path):  # noqa: F811
     )
     kills, rng = 0, random.Random(0)
     while p.poll() is None and kills < 3:
-        time.sleep(rng.uniform(8, 14))
+        time.sleep(rng.uniform(4, 12))
         workers = subprocess.run(
             ["pgrep", "-P", str(p.pid)], capture_output=True, text=True
         ).stdout.split()
