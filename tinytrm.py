@@ -723,7 +723,7 @@ PRESETS = {
     "maze": Config(**_paper, seq_len=900, vocab_size=6, mixer="attention", n=4),
     "arc1": Config(**_arc, num_puzzles=876_401, steps=518_000),  # the data decides num_puzzles
     "arc2": Config(**_arc, num_puzzles=1_191_722, steps=723_000),
-    "sudoku4": Config(**_laptop, seq_len=16, vocab_size=6, dim=32, n=2, batch_size=64, steps=150,
+    "sudoku4": Config(**_laptop, seq_len=16, vocab_size=6, dim=32, n=2, batch_size=64, steps=300,
                       lr=5e-3),
     "sudoku6": Config(**_laptop, seq_len=36, vocab_size=8, dim=64, n=3, batch_size=96, steps=640,
                       lr=5e-3),
