@@ -142,8 +142,13 @@ def write_checkpoint(out: Path, state: State) -> None:
     """Write out/checkpoint-STEP with all that `State` holds; then remove all but the previous one.
 
     model.pt: config, averaged weights, puzzle table. state.pt: weights, optimizer, step.
-    carry-RANK.pt: the slots of one process. manifest.json: their SHA-256. Raises OSError.
+    carry-RANK.pt: the slots of one process. manifest.json: their SHA-256. Raises OSError, and
+    ValueError when the weights are not finite.
     """
+    if not all(bool(p.isfinite().all()) for p in state.model.parameters()):
+        good = checkpoints(out)
+        raise ValueError(f"the weights are not finite at step {state.step}, so they are not saved; "
+                         f"the last good checkpoint is {good[-1] if good else 'none'}")
     rank, world = ranks()
     final = out / f"checkpoint-{state.step:08d}"
     folder, problem = out / f".{final.name}.tmp", ""

@@ -204,6 +204,16 @@ def test_two_checkpoints_are_kept_and_a_failed_one_leaves_no_trace(saved, monkey
     train.read_checkpoint(train.checkpoints(folder)[-1], State(tiny(steps=8)))
 
 
+def test_weights_that_are_not_finite_are_not_saved(saved):
+    folder, state = saved
+    state.step = 12
+    with torch.no_grad():
+        state.model.output_head[0, 0] = float("inf")
+    with pytest.raises(ValueError, match="not finite at step 12.*checkpoint-00000008"):
+        train.write_checkpoint(folder, state)
+    assert [c.name[-1] for c in train.checkpoints(folder)] == ["4", "8"]
+
+
 # ------------------------------------------------------------------------------------------------
 # Killing whole programs
 
