@@ -192,6 +192,7 @@ def join_processes(device: torch.device) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The flags; exits with code 2 and one line where they make no sense together."""
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("run", nargs="?", type=Path, help="a run folder, or a file made by tinytrm.save")
     p.add_argument(
@@ -254,6 +255,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> dict:
+    """Load, evaluate, write the submission if asked for. Raises ValueError, OSError."""
     device = choose_device(args.device)
     join_processes(device)
     if args.official:
@@ -280,6 +282,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 after an error of the user's."""
     try:
         args = parse_args(argv)
         result = run(args)

@@ -191,6 +191,7 @@ def write_synced(path: Path, content: dict) -> None:
 
 
 def sha256(path: Path) -> str:
+    """SHA-256 of a file, as hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

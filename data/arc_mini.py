@@ -40,6 +40,7 @@ def _box(random, low):
 
 
 def mirror(random, colours):
+    """Left and right trade places."""
     x = _noise(random, colours)
     return x, x[:, ::-1]
 
