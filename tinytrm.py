@@ -123,14 +123,17 @@ class Config:
         return dict(**mix, gate_up=(2 * self.inner(D), D), down=(D, self.inner(D)))
 
 def compute_dtype(config: Config, device: torch.device | str) -> torch.dtype:
-    """dtype of the forward pass; "auto" is bfloat16 where hardware multiplies it, else float32."""
+    """dtype of the forward pass; "auto" is bfloat16 where hardware multiplies it faster than
+    float32, else float32."""
     if config.dtype != "auto":
         return getattr(torch, config.dtype)
-    kind, fast = torch.device(device).type, False  # most laptops only emulate bfloat16, slowly
+    kind, fast = torch.device(device).type, False
     if kind == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif kind == "cpu":
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    elif kind == "cpu":  # many only emulate it; Intel's without AMX run it at half float32's speed
+        can = getattr(torch.cpu, "get_capabilities", dict)()
+        intel = "Intel" in can.get("cpu_name", "")
+        fast = can.get("amx_bf16", False) or can.get("avx512_bf16", False) and not intel
     return torch.bfloat16 if fast else torch.float32
 
 # ------------------------------------------------------------------------------------------------
