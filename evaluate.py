@@ -2,6 +2,7 @@
 
     python evaluate.py runs/sudoku6                      # the held-out puzzles of the run
     python evaluate.py runs/sudoku6 --steps 64 --halt    # think longer; stop when sure
+    python evaluate.py runs/sudoku6 --rollouts 8         # think 8 times; the surest answer counts
     python evaluate.py runs/sudoku9 --data more.csv --json
     python evaluate.py runs/arc1 --submission submission.json
     python evaluate.py --official CKPT --task arc1 --n 4 --T 3 --data PATH --identifiers FILE
@@ -59,6 +60,106 @@ def score(
             dist.all_reduce(right)
         result[name] = right.item() / len(test)
     return result
+
+
+# ------------------------------------------------------------------------------------------------
+# Test-time compute: think about each puzzle several times, then choose one of the answers
+
+SELECTIONS = {
+    "q": "the last answer with the highest q",
+    "first": "the answer of the first rollout that was sure (q > 0)",
+    "vote": "the most frequent last answer",
+}
+
+
+def rollouts(
+    task: Task,
+    model: TRM,
+    count: int,
+    noise: float = 0,
+    copies: bool = True,
+    steps: int | None = None,
+    batch_size: int = 256,
+) -> dict:
+    """Exact accuracy of `count` rollouts per puzzle, and of fewer, under each of SELECTIONS.
+
+    Rollout 0 is the plain one. The others add noise to y and z before each step (arXiv 2605.19943)
+    and, with `copies` and where the puzzles have exact symmetries, see a symmetric copy of the
+    puzzle (2601.19085). Returns {selection: {number of rollouts: accuracy}} as `rollouts`.
+    """
+    (rank, world), total = ranks(), len(task.test)
+    numbers = sorted({2**k for k in range(count.bit_length()) if 2**k <= count} | {count})
+    right = torch.zeros(len(SELECTIONS), len(numbers), device=model.device)
+    rows = np.arange(rank, total, world)
+    for part in np.array_split(rows, max(1, math.ceil(len(rows) / batch_size))):
+        if not len(part):
+            continue
+        inputs, labels = task.test.inputs[part], task.test.labels[part]
+        runs = []
+        for k in range(count):
+            seen, restore = inputs, lambda answers: answers
+            if k and copies and task.disguise:
+                seen, restore = task.disguise(inputs, tinytrm.random_rows(k, part))
+            torch.manual_seed(k * total + int(part[0]))
+            runs.append(rollout(model, seen, task.test.ids[part], steps, noise if k else 0))
+            runs[-1][:2] = restore(runs[-1][0]), restore(runs[-1][1])
+        for j, number in enumerate(numbers):
+            for i, selection in enumerate(SELECTIONS):
+                chosen = choose(selection, *(np.stack(c) for c in zip(*runs[:number])))
+                right[i, j] += float(((chosen == labels) | (labels == 0)).all(1).sum())
+    if world > 1:
+        dist.all_reduce(right)
+    table = {
+        selection: dict(zip(numbers, (row / total).tolist()))
+        for selection, row in zip(SELECTIONS, right.cpu().double())
+    }
+    return dict(rollouts=table, puzzles=total, steps=steps or model.config.eval_steps)
+
+
+def rollout(model: TRM, inputs, ids, steps: int | None, noise: float) -> list:
+    """[last answers (B, cells), first sure answers (B, cells), last q (B,), steps until it was
+    sure (B,), infinite where it never was]."""
+    x, i = (torch.from_numpy(t.astype(np.int64)).to(model.device) for t in (inputs, ids))
+    first, when = torch.zeros_like(x), torch.full((len(x),), math.inf, device=x.device)
+    for step, (answers, q, _) in enumerate(tinytrm.think(model, x, i, steps, noise=noise)):
+        now = (q > 0) & when.isinf()
+        first[now], when[now] = answers[now], step + 1
+    return [t.cpu().numpy() for t in (answers, first, q, when)]
+
+
+def choose(selection: str, last, first, q, when) -> np.ndarray:
+    """One answer per puzzle (B, cells) out of K rollouts: last, first (K, B, cells), q, when (K, B).
+
+    Who is equal otherwise is ordered by q; "first" is "q" where no rollout was ever sure.
+    """
+    B = np.arange(last.shape[1])
+    surest = last[q.argmax(0), B]
+    if selection == "q":
+        return surest
+    if selection == "first":
+        fastest = np.lexsort((-q, when), axis=0)[0]
+        return np.where(np.isinf(when).all(0)[:, None], surest, first[fastest, B])
+    votes = (last[:, None] == last[None]).all(3).sum(1)  # (K, B) how many agree with each
+    return last[np.lexsort((-q, -votes), axis=0)[0], B]
+
+
+def plot_rollouts(result: dict, path: Path) -> None:
+    """Accuracy against compute as a picture; needs matplotlib. Raises ValueError without it."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ValueError("--plot needs matplotlib: pip install -r requirements.txt") from None
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    ax = figure.subplots()
+    for (selection, points), marker in zip(result["rollouts"].items(), "osd"):
+        label = f"{selection}: {SELECTIONS[selection]}"
+        ax.plot([*points], [100 * v for v in points.values()], marker=marker, label=label)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks([*points], [str(k) for k in points])
+    ax.set_xlabel(f"rollouts of {result['steps']} steps each")
+    ax.set_ylabel(f"exact, % of {result['puzzles']:,} puzzles")
+    ax.legend(frameon=False)
+    figure.savefig(path, dpi=120)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -135,6 +236,13 @@ def describe(result: dict) -> str:
             f"held out  {result['puzzles']:,} tasks, {result['predictions']:,} predictions\n"
             f"          {shares}"
         )
+    if "rollouts" in result:
+        table = result["rollouts"]
+        lines = ["rollouts  " + "".join(f"{k:>8}" for k in table["q"])]
+        for name, points in table.items():
+            lines.append(f"by {name:7}" + "".join(f"{v:8.1%}" for v in points.values()))
+        lines.append(f"          of {result['puzzles']:,} puzzles exactly right, {result['steps']} steps each")
+        return "\n".join(lines)
     steps = result["by_step"]
     some = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < len(steps)} | {len(steps)})
     lines = [
@@ -210,6 +318,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--batch_size", type=int, default=256, help="puzzles at a time")
     p.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     p.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    g = p.add_argument_group("test-time compute (Sudoku and mazes)")
+    g.add_argument(
+        "--rollouts",
+        type=int,
+        metavar="K",
+        help="think K times about each puzzle, and choose an answer by q, by who is sure first, and "
+        "by vote; all but the first time about a symmetric copy, where there are any",
+    )
+    g.add_argument(
+        "--noise",
+        type=float,
+        default=0,
+        metavar="S",
+        help="of this standard deviation, added to y and z before each step of these",
+    )
+    g.add_argument(
+        "--symmetry",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="--no-symmetry: no copies, noise only",
+    )
+    g.add_argument("--plot", type=Path, metavar="PNG", help="accuracy against the rollouts")
     g = p.add_argument_group("ARC")
     g.add_argument(
         "--copies", type=int, help="augmented copies of each test input that vote (default: all)"
@@ -251,6 +381,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             p.error(f"--official needs --{name}, which the file does not tell")
     if args.batch_size < 1 or (args.steps is not None and args.steps < 1):
         p.error("--steps and --batch_size must be at least 1")
+    if args.rollouts is not None and args.rollouts < 1:
+        p.error("--rollouts must be at least 1")
+    if not 0 <= args.noise < math.inf:
+        p.error(f"--noise must be a number >= 0, not {args.noise}")
+    if args.rollouts is None and (args.noise or args.plot):
+        p.error("--noise and --plot need --rollouts K")
+    if args.rollouts and args.halt:
+        p.error("--rollouts takes all steps; see its line \"by first\" for halting")
     return args
 
 
@@ -266,6 +404,17 @@ def run(args: argparse.Namespace) -> dict:
         task = reopen(model, args.data)
     if task.test is not None and args.puzzles:
         task.test = first(task.test, args.puzzles)
+    if args.rollouts:
+        if task.kind == "arc":
+            raise ValueError("ARC has votes over --copies, not --rollouts")
+        if not args.noise and not (args.symmetry and task.disguise):
+            raise ValueError("without symmetric copies all rollouts are the same: add --noise 0.1")
+        result = rollouts(
+            task, model, args.rollouts, args.noise, args.symmetry, args.steps, args.batch_size
+        )
+        if args.plot and ranks()[0] == 0:
+            plot_rollouts(result, args.plot)
+        return result
     if task.kind != "arc":
         return score(task, model, args.steps, args.halt, batch_size=args.batch_size)
     votes, seen = vote(task, model, args.steps, args.halt, args.copies, args.batch_size)

@@ -567,17 +567,21 @@ def gather(tensor: Tensor) -> Tensor:
 # 8. Solving and evaluating
 
 @torch.no_grad()
-def think(model: TRM, inputs: Tensor, ids: Tensor, steps: int | None = None, halt: bool = False):
+def think(model: TRM, inputs: Tensor, ids: Tensor, steps: int | None = None, halt: bool = False,
+          noise: float = 0):
     """Yield (answers (B, cells), q (B,), steps used (B,)) after each supervision step.
 
     With `halt`, a puzzle whose q > 0 keeps its answer and costs nothing more. Without, every puzzle
-    takes all steps (default: eval_steps), as in the authors' evaluation.
+    takes all steps (default: eval_steps), as in the authors' evaluation. `noise` is the standard
+    deviation of what is added to y and z before each step: other ways of thinking.
     """
     y, z = model.start(len(inputs))
     active = torch.arange(len(inputs), device=inputs.device)  # puzzles still thought about
     answers, q, used = torch.zeros_like(inputs), active.float(), active.clone()
     for step in range(steps or model.config.eval_steps):
         if len(active):
+            if noise:  # y and z have root-mean-square 1
+                y, z = y + noise * torch.randn_like(y), z + noise * torch.randn_like(z)
             y, z, logits, q[active] = model(inputs[active], model.puzzle_rows(ids[active]), y, z)
             answers[active], used[active] = logits.argmax(-1), step + 1
             if halt:

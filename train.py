@@ -6,6 +6,7 @@
     torchrun --nproc_per_node=4 train.py --preset arc1  # four GPUs compute the same as one
     python train.py --preset sudoku --resume            # go on where it stopped
     python train.py --preset arc1 --dry-run             # parameters, FLOPs, hours, dollars
+    python train.py --preset sudoku --bench             # speed of this machine, plain and compiled
 
 The method is in tinytrm.py. Here is what surrounds it: the command line, the data of each preset,
 the log (`metrics.csv`), and checkpoints that lose no step. A run folder holds `model.pt` (averaged
@@ -75,6 +76,9 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
     g = p.add_argument_group("estimate")
     g.add_argument("--dry-run", action="store_true",
                    help="print sizes, FLOPs, hours and dollars; train nothing")
+    g.add_argument("--bench", action="store_true",
+                   help="time steps on random puzzles, plain and compiled; train nothing")
+    g.add_argument("--bench_seconds", type=float, default=20, help="time for each of the two")
     g.add_argument("--gpus", type=int, default=4)
     g.add_argument("--peak_tflops", type=float, default=989,
                    help="of one GPU (default: H100, dense bfloat16)")
@@ -92,7 +96,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
         g.add_argument(*names, dest=f.name, default=None, help=help_of[f.name], **how)
     args = p.parse_args(argv)
     for name in ("save_every", "save_minutes", "eval_puzzles", "gpus", "peak_tflops", "utilisation",
-                 "log_seconds"):
+                 "log_seconds", "bench_seconds"):
         if not getattr(args, name) > 0:
             p.error(f"--{name} must be above 0, not {getattr(args, name)}")
     args.out = args.out or Path("runs") / args.preset
@@ -134,6 +138,83 @@ def dry_run(args: argparse.Namespace, config: Config) -> None:
     print(f"estimate    {hours:.1f} hours on {args.gpus} GPUs at {args.utilisation:.0%} of "
           f"{args.peak_tflops:g} TFLOP/s; ${hours * args.gpus * args.price:,.0f} at "
           f"${args.price:g} per GPU-hour")
+
+
+def bench(args: argparse.Namespace, config: Config) -> None:
+    """Print steps/s, puzzles/s (supervision steps of one puzzle), FLOP/s of the matrix products,
+    their share of what this machine reaches at those shapes, and peak memory. Raises ValueError."""
+    device, cells = choose_device(args.device), (config.batch_size, config.seq_len)
+    config = dataclasses.replace(config, num_puzzles=min(config.num_puzzles, 100_000))
+    fits_in_memory(config, device)
+    tokens = np.random.default_rng(config.seed).integers(1, config.vocab_size, cells)
+    puzzles, peak, lines = tinytrm.Puzzles(tokens, tokens), matmul_peak(config, device), []
+    for name in ("plain", "compiled"):
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        state, seconds, begun = State(config, device), [], time.perf_counter()
+        if name == "compiled" and not compile_net(state.model):
+            break
+        while len(seconds) < 5 or sum(seconds[3:]) < args.bench_seconds:
+            start = time.perf_counter()
+            one = dataclasses.replace(config, steps=state.step + 1)
+            tinytrm.train(one, puzzles, device, state, lambda _, m: m.cpu())  # waits for the device
+            seconds.append(time.perf_counter() - start)
+            if len(seconds) == 3:  # the first steps compile and warm up
+                ready = time.perf_counter() - begun
+        peak = max(peak, matmul_peak(config, device))  # before and after: clocks change
+        step = float(np.median(seconds[3:]))
+        lines.append((name, step, ready, memory_used(device)))
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    dtype = str(compute_dtype(config, device)).removeprefix("torch.")
+    print(f"bench     {args.preset}: {config.mixer} mixer, {config.length} positions, D "
+          f"{config.dim}, n {config.n}, T {config.T}, batch {config.batch_size}, {dtype} on "
+          f"{describe_device(device)}{threads}\n"
+          f"matmul    {peak / 1e9:,.0f} GFLOP/s, the best of the network's own products")
+    for name, step, ready, memory in lines:
+        speed = flops_per_step(config) / step
+        print(f"{name:9} {1 / step:.3g} steps/s   {config.batch_size / step:,.0f} puzzles/s   "
+              f"{speed / 1e9:,.0f} GFLOP/s, {speed / peak:.0%} of matmul   {memory:.2f} GiB   "
+              f"first 3 steps {ready:.0f} s")
+
+
+def matmul_peak(config: Config, device: torch.device) -> float:
+    """FLOP/s of the fastest of the matrix products of one layer, at their own shapes."""
+    B, L, D, dtype = config.batch_size, config.length, config.dim, compute_dtype(config, device)
+    rates = []
+    for name, (out, fan_in) in config.weight_shapes().items():
+        along_sequence = config.mixer == "mlp" and name.startswith("mix")
+        columns = B * D if along_sequence else B * L
+        weight, h = torch.randn(out, fan_in), torch.randn(fan_in, columns)
+        # Features last, as in F.linear; the mixing along the sequence multiplies from the left.
+        product = (weight, h) if along_sequence else (h.T.contiguous(), weight.T)
+        a, b = (t.to(device, dtype) for t in product)
+        seconds = []
+        for _ in range(12):
+            start = time.perf_counter()
+            c = a @ b
+            if device.type != "cpu":
+                c.ravel()[0].item()  # wait
+            seconds.append(time.perf_counter() - start)
+        rates.append(2 * out * fan_in * columns / np.median(seconds[2:]))
+    return max(rates)
+
+
+def memory_used(device: torch.device) -> float:
+    """GiB: on CUDA the most that was allocated, else the most this process ever held."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource  # not on Windows, where only --bench needs it
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def describe_device(device: torch.device) -> str:
+    """The name of the hardware."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "")
+    return f"{device.type}" + (f" ({name})" if name and device.type == "cpu" else "")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -504,7 +585,7 @@ def main(argv: list[str] | None = None) -> int:
     config = None
     try:
         args, config = parse_args(argv)
-        dry_run(args, config) if args.dry_run else run(args, config)
+        (dry_run if args.dry_run else bench if args.bench else run)(args, config)
     except Stopped as e:
         print(e.args[1], file=sys.stderr)
         return 128 + e.args[0]

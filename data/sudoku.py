@@ -305,12 +305,29 @@ def _transpose(grids, S):
     return grids.reshape(-1, S, S).transpose(0, 2, 1).reshape(-1, S * S)
 
 
-def _relabel(grids, keys):
-    """Grids (M, L), sort keys of the digits (M, S) -> grids with digit k renamed to its rank."""
+def _renaming(keys):
+    """Sort keys of the digits (M, S) -> the new name of every token (M, S + 2): digit k is renamed
+    to its rank, padding and blank stay."""
     rank = keys.argsort(1).argsort(1) + 2
-    fixed = np.broadcast_to([0, 1], (len(grids), 2))  # padding and blank
-    token = np.concatenate([fixed, rank], 1).astype(np.uint8)
-    return np.take_along_axis(token, grids, 1)
+    fixed = np.broadcast_to([0, 1], (len(keys), 2))
+    return np.concatenate([fixed, rank], 1).astype(np.uint8)
+
+
+def _symmetries(count, random, box):
+    """Random symmetries, all equally likely: where each cell comes from (count, L), and the new
+    name of each token (count, S + 2)."""
+    (r, c), S = box, geometry(box).side
+    rows = _arrange(random(c), random(S).reshape(count, c, r))
+    cols = _arrange(random(r), random(S).reshape(count, r, c))
+    cells, keys = _cells(rows, cols), random(S)
+    if r == c:
+        cells = np.where(random(1) < 0.5, _transpose(cells, S), cells)
+    return cells, _renaming(keys)
+
+
+def _moved(grids, cells, names):
+    """Grids (M, L) with cells moved and tokens renamed."""
+    return np.take_along_axis(names, np.take_along_axis(grids, cells, 1), 1)
 
 
 def augment(inputs, labels, random, box=(2, 3)):
@@ -319,14 +336,19 @@ def augment(inputs, labels, random, box=(2, 3)):
     `random(k)` gives fresh numbers (B, k), uniform in [0, 1), row i for puzzle i. Every symmetry is
     equally likely.
     """
-    (r, c), S, B = box, geometry(box).side, len(inputs)
-    rows = _arrange(random(c), random(S).reshape(B, c, r))
-    cols = _arrange(random(r), random(S).reshape(B, r, c))
-    cells, keys = _cells(rows, cols), random(S)
-    if r == c:
-        cells = np.where(random(1) < 0.5, _transpose(cells, S), cells)
-    moved = (np.take_along_axis(grid, cells, 1) for grid in (inputs, labels))
-    return tuple(_relabel(grid, keys) for grid in moved)
+    cells, names = _symmetries(len(inputs), random, box)
+    return _moved(inputs, cells, names), _moved(labels, cells, names)
+
+
+def disguise(inputs, random, box=(2, 3)):
+    """Random symmetric copies of the puzzles (B, L), and a function that turns answers to them
+    (B, L) into answers to the puzzles themselves."""
+    cells, names = _symmetries(len(inputs), random, box)
+
+    def restore(answers):
+        return _moved(answers, cells.argsort(1), names.argsort(1))  # an inverse is an argsort
+
+    return _moved(inputs, cells, names), restore
 
 
 def augmenter(box):
@@ -431,7 +453,7 @@ def _image(grids, lines, box):
     image = np.take_along_axis(grids, cells, 1)
     is_digit = [image == token for token in range(2, S + 2)]
     first = [np.where(here.any(1), here.argmax(1), S * S) for here in is_digit]
-    return _relabel(image, np.stack(first, 1))
+    return np.take_along_axis(_renaming(np.stack(first, 1)), image, 1)
 
 
 # --------------------------------------------------------------------------------------------------

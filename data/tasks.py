@@ -10,6 +10,7 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -32,7 +33,8 @@ class Task:
     test: Puzzles | None  # held-out puzzles; None for ARC, which is scored by voting
     about: dict  # plain values, kept with the model, from which `reopen` finds the data again
     render: Callable | None = None  # (inputs, answers, labels, color) of one puzzle -> text
-    judges: dict = field(default_factory=dict)  # other ways to be right, see tinytrm.evaluate
+    judges: dict = field(default_factory=dict)  # other ways to be right, see evaluate.score
+    disguise: Callable | None = None  # exact symmetries, as data.sudoku.disguise
     corpus: Any = None  # ARC: tasks and questions
     table: Any = None  # ARC: what each puzzle id stands for
 
@@ -142,7 +144,7 @@ def _maze(preset: str, config: Config, data: Path | None) -> Task:
 def _read_sudoku(path: Path, box: tuple[int, int] | None):
     inputs, labels, box = sudoku.read_csv(path, box)
     render = lambda x, y, labels, color: sudoku.render(x, y, box, labels, color)
-    return inputs, labels, dict(render=render)
+    return inputs, labels, dict(render=render, disguise=partial(sudoku.disguise, box=box))
 
 
 def _read_maze(path: Path):

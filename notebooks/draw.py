@@ -121,6 +121,20 @@ def arc(ax, grid, title="", digits=True):
                     fontsize=min(9, 50 / max(height, width)))  # fmt: skip
 
 
+def tokens(ax, grid, title=""):
+    """Draw a grid (rows, columns) of tokens as plain numbers; padding (0) is pale, 1 is hatched."""
+    grid = np.asarray(grid)
+    height, width = grid.shape
+    ax.set(xlim=(-0.06, width + 0.06), ylim=(height + 0.06, -0.06), aspect="equal")
+    ax.axis("off")
+    ax.set_title(title, fontsize=10)
+    for (y, x), token in np.ndenumerate(grid):
+        fill = dict(fc=GREY if token > 1 else "white", hatch="////" if token == 1 else None)
+        ax.add_patch(Rectangle((x, y), 1, 1, ec="#bbbbbb", lw=0.5, **fill))
+        ax.text(x + 0.5, y + 0.54, token, ha="center", va="center", fontsize=54 / max(height, width),
+                color=INK if token else "#bbbbbb", weight="bold" if token else None)  # fmt: skip
+
+
 def strip(draw, inputs, answers, labels=None, titles=None, columns=6, size=1.9):
     """A row of pictures, one for each answer (steps, cells), changed cells framed. `draw` is
     `sudoku` or `maze`. Returns the figure."""

@@ -731,3 +731,14 @@ def test_sudoku_extreme():
     forms = sudoku.canonical(np.concatenate([inputs, held_out]), box)
     assert len(set(forms)) == 11_000
     assert sudoku.canonical(copies(inputs[:50], box, 0), box) == forms[:50]
+
+
+@pytest.mark.parametrize("box", [(2, 2), (2, 3), (3, 3)])
+def test_disguise_is_a_symmetric_copy_and_can_be_undone(box):
+    inputs, labels = sudoku.generate(20, box, seed=5)
+    copies, restore = sudoku.disguise(inputs, draws(20, seed=3), box)
+    assert sudoku.canonical(copies, box) == sudoku.canonical(inputs, box)
+    assert (copies != inputs).any(1).all()
+    np.testing.assert_array_equal(restore(copies), inputs)
+    solved = sudoku.solve(copies, box)  # an answer to the copy becomes the answer to the puzzle
+    np.testing.assert_array_equal(restore(solved), labels)
