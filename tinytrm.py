@@ -722,10 +722,15 @@ def load_official(source: dict | str | Path, *, seq_len: int, n: int, T: int, **
 _paper = dict(num_puzzles=1, puzzle_tokens=16)
 _arc = dict(seq_len=900, vocab_size=12, mixer="attention", n=4, weight_decay=0.1, puzzle_lr=1e-2,
             puzzle_weight_decay=0.1)
+# The same recursion; fewer supervision steps per puzzle, fewer positions, and a schedule. What each
+# of these brings is measured in docs/experiments.md, on the laptop-sized puzzles.
+_fast = dict(puzzle_tokens=1, width_multiple=128, max_steps=4, halt_weight=0.1, warmup=200,
+             cosine=True, weight_decay=0.1, ema=0.995)
 _laptop = dict(puzzle_tokens=1, width_multiple=32, T=2, max_steps=2, halt_weight=0.1, warmup=50,
                cosine=True, weight_decay=0.1, ema=0.98)
 PRESETS = {
     "sudoku": Config(**_paper),
+    "sudoku-fast": Config(**_fast, lr=1e-3, steps=20_000),  # not yet run: needs a GPU
     "sudoku-att": Config(**_paper, mixer="attention"),
     "maze": Config(**_paper, seq_len=900, vocab_size=6, mixer="attention", n=4),
     "arc1": Config(**_arc, num_puzzles=876_401, steps=518_000),  # the data decides num_puzzles

@@ -23,8 +23,10 @@ import inspect
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -36,7 +38,7 @@ import torch.distributed as dist
 
 import tinytrm
 from data.tasks import Task, first, open_task
-from evaluate import Parser, choose_device, describe, join_processes, score
+from evaluate import Parser, choose_device, describe, join_processes, rollouts, score
 from tinytrm import METRICS, PRESETS, Config, State, compute_dtype, ranks
 
 # ------------------------------------------------------------------------------------------------
@@ -58,7 +60,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
     p.add_argument("--out", type=Path, help="run folder (default runs/PRESET)")
     p.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     p.add_argument("--resume", nargs="?", const=True, metavar="CHECKPOINT",
-                   help="go on from the newest checkpoint of the run folder, or from this one")
+                   help="go on from the newest checkpoint of the run folder, or from this one; "
+                   '"auto": from the newest if there is one')
     p.add_argument("--save_every", type=int, default=2000, metavar="STEPS",
                    help="checkpoint every so many steps ...")
     p.add_argument("--save_minutes", type=float, default=10, metavar="MIN",
@@ -69,6 +72,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
                    help="held-out puzzles to evaluate on")
     p.add_argument("--eval_copies", type=int, default=8, metavar="N",
                    help="ARC: augmented copies that vote at the end")
+    p.add_argument("--record", type=Path, metavar="FOLDER",
+                   help="at the end, rollouts too, and all figures as FOLDER/PRESET-seedN.md, .csv")
     p.add_argument("--log_seconds", type=float, default=5, metavar="S",
                    help="a line of progress every so often")
     p.add_argument("--compile", action="store_true",
@@ -344,6 +349,7 @@ class Monitor:
         self.args, self.task, self.config = args, task, task.config
         self.pending, self.stop, self.first_step, self.logged = [], 0, None, 0.0
         self.started = self.saved = time.time()
+        self.before = seconds_before(args.out / "metrics.csv") if ranks()[0] == 0 else 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.on_signal)
 
@@ -357,8 +363,10 @@ class Monitor:
         last, every = state.step == self.config.steps, self.args.eval_every
         if state.step % self.SYNC == 0 or last or (self.stop and ranks()[1] == 1):
             rows, held_out = self.collect(state), {}
-            if every and state.step % every == 0 and not last:
+            if every and state.step % every == 0:
+                begun = time.time()
                 held_out = score(self.task, state.ema, copies=0)
+                self.started += time.time() - begun  # seconds of training are what is logged
             if ranks()[0] == 0:
                 self.log(state, rows, held_out.get("exact_accuracy", ""), last)
             self.save_or_stop(state, last)
@@ -387,7 +395,7 @@ class Monitor:
         f = dict(zip(METRICS, (m.item() for m in means)))
         lr = config.lr * tinytrm.learning_rate(config, state.step - 1)
         with open(self.args.out / "metrics.csv", "a", newline="") as file:
-            row = [f"{seconds:.2f}", f"{lr:.4g}", *(f"{v:.6g}" for v in f.values()), held_out]
+            row = [f"{self.before + seconds:.2f}", f"{lr:.4g}", *(f"{v:.6g}" for v in f.values()), held_out]
             csv.writer(file).writerow([state.step, *row])
         if seconds - self.logged >= self.args.log_seconds or last or held_out != "":
             speed = (state.step - self.first_step) / seconds
@@ -504,10 +512,11 @@ def start(args: argparse.Namespace, state: State) -> str:
     found, rank = checkpoints(args.out), ranks()[0]
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     said = ""
-    if args.resume or (restarted and found):
-        if not isinstance(args.resume, str) and not found:
+    if found and (restarted or args.resume == "auto") or args.resume not in (None, "auto"):
+        if args.resume is True and not found:
             raise FileNotFoundError(f"--resume: there is no checkpoint in {args.out}")
-        folder = Path(args.resume) if isinstance(args.resume, str) else found[-1]
+        named = args.resume not in (None, "auto", True)
+        folder = Path(args.resume) if named else found[-1]
         remark = read_checkpoint(folder, state)
         said = f"resumed   {folder}, step {state.step:,}{remark}\n"
     elif rank == 0:
@@ -519,6 +528,13 @@ def start(args: argparse.Namespace, state: State) -> str:
             shutil.rmtree(half)
         start_metrics(args.out / "metrics.csv", state.step)
     return said
+
+
+def seconds_before(path: Path) -> float:
+    """Seconds of training that metrics.csv already tells of, from before a resumption."""
+    with open(path, newline="") as file:
+        last = [row for row in csv.DictReader(file)][-1:]
+    return float(last[0]["seconds"]) if last else 0.0
 
 
 def start_metrics(path: Path, step: int) -> None:
@@ -566,6 +582,44 @@ def run(args: argparse.Namespace, config: Config) -> None:
         if task.render:
             show(task, model)
         print(describe(result))
+    if args.record:
+        more = rollouts(task, model, 8) if task.disguise else {}
+        if rank == 0:
+            write_record(args, task, state, [result, more])
+
+
+def write_record(args: argparse.Namespace, task: Task, state: State, results: list[dict]) -> None:
+    """args.record/PRESET-seedN.md: command, hardware, time, figures, config; the log beside it."""
+    config, world = task.config, ranks()[1]
+    args.record.mkdir(parents=True, exist_ok=True)
+    path = args.record / f"{args.preset}-seed{config.seed}.md"
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
+                            cwd=Path(__file__).parent).stdout.strip() or "unknown"
+    seconds = seconds_before(args.out / "metrics.csv")
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    fields = "\n".join(f"{k} = {v}" for k, v in dataclasses.asdict(config).items())
+    figures = "\n".join(describe(r) for r in results if r)
+    text = f"""# {args.preset}, seed {config.seed}
+
+    {shlex.join(words)}
+
+{world} x {describe_device(state.model.device)}, torch {torch.__version__}, commit {commit},
+{time.strftime("%Y-%m-%d")}. Trained {state.step:,} steps in {seconds / 60:.1f} minutes (compilation
+included, evaluation and pauses between resumptions not). Log: {path.stem}.csv.
+
+```
+{figures}
+```
+
+```
+{fields}
+```
+"""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    shutil.copy(args.out / "metrics.csv", path.with_suffix(".csv"))
+    os.replace(temporary, path)
+    print(f"record    {path}")
 
 
 def headline(task: Task, state: State, world: int) -> str:

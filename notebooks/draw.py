@@ -172,3 +172,47 @@ def animate(path, draw, inputs, answers, labels=None, titles=None, size=3.2, sec
     film = FuncAnimation(figure, frame, frames=last + 3)
     film.save(path, writer=PillowWriter(fps=1 / seconds), dpi=80)
     plt.close(figure)
+
+
+def answers_by_cycle(model, inputs, steps):
+    """Decode y after every cycle, T times per supervision step: inputs (B, cells) tokens ->
+    answers (steps * T, B, cells)."""
+    import torch
+
+    x = model.embed(inputs, model.puzzle_rows(inputs[:, 0] * 0))
+    y, z = model.start(len(inputs))
+    weights = [[w.to(y.dtype) for w in layer.values()] for layer in model.layers]
+    answers = []
+    with torch.no_grad():
+        for _ in range(steps * model.config.T):
+            y, z = model.latent_recursion(x.to(y.dtype), y, z, weights)
+            cells = y[model.config.puzzle_tokens :]
+            logits = torch.nn.functional.linear(cells.float(), model.output_head)
+            answers.append(logits.argmax(-1).T.numpy())
+    return np.stack(answers)
+
+
+def main() -> None:
+    """The README's animation: among 500 fresh puzzles one that takes about eight cycles."""
+    import torch
+
+    import tinytrm
+    from data import sudoku as puzzles
+
+    model = tinytrm.load(ROOT / "notebooks/models/sudoku6.pt")
+    inputs, labels = puzzles.generate(500, (2, 3), seed=7)
+    answers = answers_by_cycle(model, torch.from_numpy(inputs.astype(np.int64)), 6)
+    wrong = (answers != labels).sum(2)  # (cycles, puzzles)
+    needed = np.where(wrong[-1] == 0, (wrong > 0).sum(0), 0)  # cycles before it stays right
+    i = int(np.abs(needed - 8).argmin())
+    frames = answers[: needed[i] + 1, i]
+    titles = [f"cycle {k + 1}: {w} wrong" if (w := (a != labels[i]).sum()) else
+              f"cycle {k + 1}: solved" for k, a in enumerate(frames)]  # fmt: skip
+    path = ROOT / "assets/thinking.gif"
+    path.parent.mkdir(exist_ok=True)
+    animate(path, sudoku, inputs[i], frames, labels[i], titles)
+    print(f"{path}: {len(frames)} cycles, {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
