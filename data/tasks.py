@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from data import arc, arc_mini, maze, sudoku
+from data.official import load_official
 from tinytrm import Config, Puzzles
 
 HERE = Path(__file__).parent  # made or downloaded data goes here unless --data names another place
@@ -265,8 +266,6 @@ def _arc(preset: str, config: Config, data: Path | None) -> Task:
 
 def official_task(args) -> tuple[Any, Task]:
     """The model in `--official FILE` and its task, from the arguments of evaluate.py."""
-    from tinytrm import load_official
-
     cells = dict(sudoku=81, maze=900, arc1=900, arc2=900)[args.task]
     model = load_official(
         args.official,

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from tinytrm import OFFICIAL_NAMES, Carry, load_official, losses, should_halt
+from data.official import OFFICIAL_NAMES, load_official
+from tinytrm import Carry, losses, should_halt
 
 FILES = sorted(
     Path(os.environ.get("TINYTRM_GOLDEN") or Path(__file__).parent / "golden").glob("*.npz")

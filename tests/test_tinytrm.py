@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import tinytrm
+from data.official import OFFICIAL_NAMES, load_official
 from tinytrm import PRESETS, TRM, Config, Puzzles, State
 
 TINY = Config(
@@ -629,7 +630,7 @@ def test_official_round_trip(mixer, tmp_path):
     """Our weights under the authors' names load as the same model, sizes read off the tensors."""
     config = tiny(mixer=mixer, width_multiple=256)
     model = TRM(config)
-    reverse = [(ours, theirs) for theirs, ours in tinytrm.OFFICIAL_NAMES.items() if ours]
+    reverse = [(ours, theirs) for theirs, ours in OFFICIAL_NAMES.items() if ours]
     official = {}
     for key, value in model.state_dict().items():
         kinds = ["mlp_t." if mixer == "mlp" else "self_attn."] if "mix" in key else ["mlp."]
@@ -641,15 +642,15 @@ def test_official_round_trip(mixer, tmp_path):
                 break
         official["_orig_mod.model.inner." + key.replace("layers.", "L_level.layers.")] = value
     torch.save(official, tmp_path / "step_1")
-    loaded = tinytrm.load_official(
+    loaded = load_official(
         tmp_path / "step_1", seq_len=9, n=2, T=3, heads=2, puzzle_tokens=2
     )
     for a, b in zip(model.state_dict().values(), loaded.state_dict().values()):
         assert torch.equal(a, b)
     with pytest.raises(ValueError, match="not a checkpoint of the authors"):
-        tinytrm.load_official({"a": torch.zeros(1)}, seq_len=9, n=2, T=3)
+        load_official({"a": torch.zeros(1)}, seq_len=9, n=2, T=3)
     with pytest.raises(ValueError, match="do not fit"):
-        tinytrm.load_official(
+        load_official(
             tmp_path / "step_1", seq_len=9, n=2, T=3, heads=2, puzzle_tokens=2, expansion=99
         )
 
