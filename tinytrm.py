@@ -66,6 +66,7 @@ class Config:
     # the recursion
     n: int = 6  # latent steps per cycle (the authors' L_cycles)
     T: int = 3  # cycles per supervision step (H_cycles); only the last carries gradient
+    shallow: float = 0.0  # share of the training, at its beginning, that makes do with T = 1
     max_steps: int = 16  # N_sup, supervision steps per puzzle at most
     halt_exploration: float = 0.1  # chance that a slot must think for a random while longer
     halt_weight: float = 0.5  # weight of the halting loss
@@ -249,26 +250,27 @@ class TRM(nn.Module):
         y = self.net(y + z, weights)
         return y, z
 
-    def deep_recursion(self, x: Tensor, y: Tensor, z: Tensor, weights) -> tuple[Tensor, Tensor]:
+    def deep_recursion(self, x: Tensor, y: Tensor, z: Tensor, weights, T=None):
         """One supervision step: T cycles, of which only the last is remembered for the gradient."""
         with torch.no_grad():  # these bring y and z to a better place to learn from, for free
-            for _ in range(self.config.T - 1):
+            for _ in range((T or self.config.T) - 1):
                 y, z = self.latent_recursion(x, y, z, weights)
         # All n + 1 network calls of the last cycle carry gradient, to the weights and through x to
         # the embeddings. HRM kept the last call or two only; see the paper, section 4.1.
         return self.latent_recursion(x, y, z, weights)
 
-    def forward(self, inputs: Tensor, puzzle_rows: Tensor | None, y: Tensor, z: Tensor):
+    def forward(self, inputs: Tensor, puzzle_rows: Tensor | None, y: Tensor, z: Tensor, T=None):
         """One supervision step from (y, z), both (L, B, D).
 
-        inputs (B, cells) int64, puzzle_rows (B, D) or None. Returns the new y and z, detached, and
-        in float32 logits (B, cells, vocab_size) and q (B,): q > 0 says "I believe I am right".
+        inputs (B, cells) int64, puzzle_rows (B, D) or None, T cycles (default: config.T). Returns
+        the new y and z, detached, and in float32 logits (B, cells, vocab_size) and q (B,): q > 0
+        says "I believe I am right".
         """
         x = self.embed(inputs, puzzle_rows).to(y.dtype)
         # Cast once and not in each call. NOTE(paper): so the gradients of the n + 1 calls are
         # added up in bfloat16, while the authors' code casts in each call and adds in float32.
         weights = [[w.to(y.dtype) for w in layer.values()] for layer in self.layers]
-        y, z = self.deep_recursion(x, y, z, weights)
+        y, z = self.deep_recursion(x, y, z, weights, T)
         cells = y[self.config.puzzle_tokens:]  # (cells, B, D)
         logits = F.linear(cells, self.output_head.to(y.dtype)).float().transpose(0, 1)
         q = self.halt_head(y[0].float())[:, 0]  # the first position speaks for the whole answer
@@ -520,10 +522,12 @@ def supervise(state: State, random: Tensor) -> tuple[Tensor, Tensor | None, Tens
     model, carry, config = state.model, state.carry, state.model.config
     B, rows, parts = len(carry.halted), model.puzzle_rows(carry.ids), []
     rows = None if rows is None else rows.requires_grad_()
+    # NOTE(paper): a deviation, off by default: cheap steps first (arXiv 2511.08653).
+    T = 1 if state.step < config.shallow * config.steps else config.T
     for start in range(0, B, config.micro_batch or B):  # in pieces, if memory asks for it
         s = slice(start, start + (config.micro_batch or B))
         y, z, logits, q = model(carry.inputs[s], None if rows is None else rows[s],
-                                carry.y[:, s], carry.z[:, s])
+                                carry.y[:, s], carry.z[:, s], T)
         answer_loss, halting_loss, share = losses(config, logits, q, carry.labels[s])
         loss = answer_loss + config.halt_weight * halting_loss
         (loss.sum() / config.batch_size).backward()  # the global batch: gradients will be summed

@@ -134,12 +134,14 @@ def dry_run(args: argparse.Namespace, config: Config) -> None:
     network, rows = sum(p.numel() for p in model.parameters()), config.num_puzzles
     step, cycle = flops_per_step(config), config.n + 1
     speed = args.gpus * args.peak_tflops * 1e12 * args.utilisation
-    hours = step * config.steps / speed / 3600
+    first = flops_per_step(dataclasses.replace(config, T=1))
+    total = config.steps * (config.shallow * first + (1 - config.shallow) * step)
+    hours = total / speed / 3600
     print(f"parameters  {network:,} in the network, {network + rows * config.dim:,} with the "
           f"{rows:,}-row puzzle table")
     print(f"FLOPs       {step:.3g} a step: {config.batch_size} puzzles, {config.T * cycle} network "
           f"calls, {cycle} of them with gradient")
-    print(f"steps       {config.steps:,}, {step * config.steps:.3g} FLOPs in all")
+    print(f"steps       {config.steps:,}, {total:.3g} FLOPs in all")
     print(f"estimate    {hours:.1f} hours on {args.gpus} GPUs at {args.utilisation:.0%} of "
           f"{args.peak_tflops:g} TFLOP/s; ${hours * args.gpus * args.price:,.0f} at "
           f"${args.price:g} per GPU-hour")

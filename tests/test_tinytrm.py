@@ -405,6 +405,19 @@ def test_same_seed_same_weights(dtype):
     assert not torch.equal(models[0].output_head, other.output_head)
 
 
+def test_shallow_training_begins_with_one_cycle():
+    state, calls, per_step = State(tiny(steps=6, shallow=0.5)), [], []
+    plain = state.model.net
+    state.model.net = lambda h, weights: (calls.append(h.requires_grad), plain(h, weights))[1]
+    tinytrm.train(
+        state.model.config,
+        toy_puzzles(),
+        state=state,
+        on_step=lambda *_: (per_step.append((len(calls), sum(calls))), calls.clear()),
+    )
+    assert per_step == [(3, 3)] * 3 + [(9, 3)] * 3  # n + 1 with gradient, T (n + 1) in all
+
+
 def test_accumulation_is_the_same_mathematics():
     # Rounding grows about tenfold with each step of so small a network: few and small steps.
     states = [State(tiny(micro_batch=m, steps=4, lr=1e-4, puzzle_lr=1e-4)) for m in (0, 3)]
