@@ -56,6 +56,13 @@ def first(puzzles: Puzzles, count: int) -> Puzzles:
     )
 
 
+def _portable(path: Path) -> str:
+    """How a checkpoint names its data: below the repository relative to it, else as given."""
+    path = Path(path)
+    inside = path.is_absolute() and path.is_relative_to(HERE.parent)
+    return str(path.relative_to(HERE.parent) if inside else path)
+
+
 def open_task(preset: str, config: Config, data: Path | None) -> Task:
     """The task of a preset, for training. Raises ValueError or OSError with one line."""
     kind = preset.split("-")[0].rstrip("0123456789")
@@ -75,6 +82,8 @@ def reopen(model, data: Path | None = None) -> Task:
     if not about:
         raise ValueError("this model does not say what it was trained on; give --task and --data")
     path, config = Path(data or about["data"]), model.config
+    if data is None and not path.exists():
+        path = HERE.parent / path  # as `_portable` wrote it
     if about["kind"] == "arc":
         corpus = _corpus(about["corpus"], path)
         table = arc.Table(
@@ -220,7 +229,7 @@ def _from_csv(
         config,
         Puzzles(x, y, augment=augment),
         Puzzles(x_test, y_test),
-        dict(kind=kind, data=str(data), **about),
+        dict(kind=kind, data=_portable(data), **about),
         **looks,
     )
 
@@ -248,7 +257,7 @@ def _arc(preset: str, config: Config, data: Path | None) -> Task:
     corpus = _corpus(name, data)
     table = arc.build_table(corpus, 15 if name == "mini" else 1000, config.seed)
     config = dataclasses.replace(config, num_puzzles=len(table))
-    about = dict(kind="arc", data=str(data), corpus=name, tasks=table.tasks, sha256=table.sha256())
+    about = dict(kind="arc", data=_portable(data), corpus=name, tasks=table.tasks, sha256=table.sha256())
     return Task(
         "arc",
         config,

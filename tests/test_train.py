@@ -334,3 +334,17 @@ def test_official_checkpoint_the_whole_way(tmp_path):
     expected = tinytrm.evaluate(model, tinytrm.Puzzles(inputs, labels), steps=3)
     assert json.loads(stdout)["cell_accuracy"] == pytest.approx(expected["cell_accuracy"], abs=1e-6)
     assert "--n" in one_line("evaluate.py", *flags)
+
+
+def test_checkpoints_name_data_of_the_repository_without_the_machines_paths(tmp_path, monkeypatch):
+    from data import tasks
+
+    assert tasks._portable(ROOT / "data" / "sudoku6-seed0") == "data/sudoku6-seed0"
+    assert tasks._portable("mine.csv") == "mine.csv"
+    assert tasks._portable(tmp_path / "x.csv") == str(tmp_path / "x.csv")
+    monkeypatch.chdir(tmp_path)  # from anywhere
+    task = tasks.open_task("sudoku4", tinytrm.PRESETS["sudoku4"], None)
+    model = tinytrm.TRM(task.config)
+    model.extra = dict(about=task.about)
+    assert not os.path.isabs(task.about["data"])
+    assert (tasks.reopen(model).test.inputs == task.test.inputs).all()
