@@ -153,12 +153,13 @@ def plot_rollouts(result: dict, path: Path) -> None:
     ax = figure.subplots()
     for (selection, points), marker in zip(result["rollouts"].items(), "osd"):
         label = f"{selection}: {SELECTIONS[selection]}"
-        ax.plot([*points], [100 * v for v in points.values()], marker=marker, label=label)
+        values = [100 * v for v in points.values()]
+        ax.plot([*points], values, marker=marker, label=label, alpha=0.7)
     ax.set_xscale("log", base=2)
     ax.set_xticks([*points], [str(k) for k in points])
     ax.set_xlabel(f"rollouts of {result['steps']} steps each")
     ax.set_ylabel(f"exact, % of {result['puzzles']:,} puzzles")
-    ax.legend(frameon=False)
+    figure.legend(loc="outside lower left", frameon=False)
     figure.savefig(path, dpi=120)
 
 

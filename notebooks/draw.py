@@ -63,13 +63,13 @@ def sudoku(ax, inputs, answer=None, labels=None, previous=None, title="", shade=
             strength = 0.7 * float(np.clip(shade[i], 0, 1))
             ax.add_patch(Rectangle((x, y), 1, 1, color=ORANGE, alpha=strength, lw=0))
         token = inputs[i] if given or answer is None else answer[i]
-        wrong = labels is not None and answer is not None and token != labels[i]
+        wrong = labels is not None and answer is not None and answer[i] != labels[i]
         if token > 1:
             ax.text(
                 x + 0.5, y + 0.54, token - 1, ha="center", va="center", fontsize=60 / side,
                 color=INK if given else RED if wrong else BLUE, weight="bold" if given else None,
             )  # fmt: skip
-        if wrong and not given:
+        if wrong:  # also a clue, if the answer has another digit in its place
             ax.plot([x + 0.2, x + 0.8], [y + 0.8, y + 0.2], color=RED, lw=1.3)
         if previous is not None and previous[i] != token and not given:
             frame = Rectangle((x + 0.07, y + 0.07), 0.86, 0.86, fill=False, ec=ORANGE, lw=1.8)
