@@ -348,3 +348,37 @@ def test_checkpoints_name_data_of_the_repository_without_the_machines_paths(tmp_
     model.extra = dict(about=task.about)
     assert not os.path.isabs(task.about["data"])
     assert (tasks.reopen(model).test.inputs == task.test.inputs).all()
+
+
+def test_record_of_a_run_cut_into_pieces(csv_folder, tmp_path):
+    """`--resume auto` begins, then goes on; the record has the figures and the whole time."""
+    words = ["--data", csv_folder, "--out", tmp_path / "run", "--resume", "auto", *SMALL]
+    program("train.py", *words, "--steps", 10)
+    stdout, _ = program("train.py", *words, "--steps", 30, "--record", tmp_path / "records")
+    assert "resumed" in stdout and "trained   20 steps" in stdout
+    with open(tmp_path / "records/sudoku6-seed0.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    seconds = [float(r["seconds"]) for r in rows]
+    assert [int(r["step"]) for r in rows] == [10, 20, 30] and seconds == sorted(seconds)
+    text = (tmp_path / "records/sudoku6-seed0.md").read_text()
+    assert f"Trained 30 steps in {seconds[-1] / 60:.1f} minutes" in text
+    held_out = next(line for line in stdout.splitlines() if line.startswith("held out"))
+    assert held_out in text and "rollouts         1       2       4       8" in text
+    assert "dim = 16" in text and "--record" in text
+
+
+def test_curves(trained, tmp_path):
+    sys.path.insert(0, str(ROOT / "docs"))
+    import plot_curves
+
+    curve = np.array([[10.0, 20.0], [20.0, 90.0], [30.0, 100.0]])
+    assert plot_curves.reached(curve, 95) == "25 s" and plot_curves.reached(curve, 101) == "never"
+    assert plot_curves.reached(curve, 10) == "10 s"
+    out, words = tmp_path / "run", ["--steps", 20, "--eval_every", 10, *SMALL]
+    program("train.py", "--preset", "sudoku4", *words, "--dim", 8, "--out", out)
+    picture = str(tmp_path / "curves.png")
+    assert plot_curves.main([picture, f"small={out}:0.5"]) == 0
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert plot_curves.read_run(out, 0.5)[:, 0].tolist() == [5.0, 10.0]
+    assert plot_curves.main([picture]) == 2
+    assert plot_curves.main([picture, f"none={tmp_path}/nothing-*"]) == 2
