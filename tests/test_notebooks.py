@@ -65,7 +65,7 @@ def test_shape_of_a_notebook(path):
     lines = sum(
         bool(line.strip()) for c in code(notebook) for line in c.source.splitlines()
     )  # fmt: skip
-    assert 30 <= len(notebook.cells) <= 55 and words <= 1800 and lines <= 190
+    assert 30 <= len(notebook.cells) <= 50 and words <= 1800 and lines <= 200
     assert sum(map(is_exercise, code(notebook))) == 3
     assert re.search(r"\d+ (s|seconds|minutes?)\b", notebook.cells[0].source)
     pictures = sum("image/png" in o.get("data", {}) for c in code(notebook) for o in c.outputs)
