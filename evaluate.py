@@ -128,7 +128,9 @@ def rollout(model: TRM, inputs, ids, steps: int | None, noise: float) -> list:
 
 
 def choose(selection: str, last, first, q, when) -> np.ndarray:
-    """One answer per puzzle (B, cells) out of K rollouts: last, first (K, B, cells), q, when (K, B).
+    """One answer per puzzle, (B, cells), out of K rollouts.
+
+    last, first: (K, B, cells); q, when: (K, B); as `rollout` returns them.
 
     Who is equal otherwise is ordered by q; "first" is "q" where no rollout was ever sure.
     """
@@ -242,7 +244,9 @@ def describe(result: dict) -> str:
         lines = ["rollouts  " + "".join(f"{k:>8}" for k in table["q"])]
         for name, points in table.items():
             lines.append(f"by {name:7}" + "".join(f"{v:8.1%}" for v in points.values()))
-        lines.append(f"          of {result['puzzles']:,} puzzles exactly right, {result['steps']} steps each")
+        lines.append(
+            f"          of {result['puzzles']:,} puzzles exactly right, {result['steps']} steps each"
+        )
         return "\n".join(lines)
     steps = result["by_step"]
     some = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < len(steps)} | {len(steps)})
@@ -324,8 +328,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--rollouts",
         type=int,
         metavar="K",
-        help="think K times about each puzzle, and choose an answer by q, by who is sure first, and "
-        "by vote; all but the first time about a symmetric copy, where there are any",
+        help="think K times about each puzzle; choose an answer by q, by who is sure first, and by "
+        "vote; all but the first time about a symmetric copy, where there are any",
     )
     g.add_argument(
         "--noise",

@@ -661,7 +661,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> TRM:
     path = Path(path) / "model.pt" if Path(path).is_dir() else Path(path)
     content = read(path)
     if content.get("format") != "tinytrm-1":
-        raise ValueError(f"{path}: not made by TinyTRM; for the authors' files use evaluate.py --official")
+        raise ValueError(f"{path}: not made by TinyTRM; for the authors' files there is "
+                         "evaluate.py --official")
     model = fill(TRM(Config(**content["config"])), content["weights"], path)
     model.extra = content["extra"]
     return model.to(device)
@@ -699,16 +700,17 @@ _laptop = dict(puzzle_tokens=1, width_multiple=32, T=2, max_steps=2, halt_weight
                cosine=True, weight_decay=0.1, ema=0.98)
 PRESETS = {
     "sudoku": Config(**_paper),
-    "sudoku-fast": Config(**_fast, lr=1e-3, steps=20_000),  # not yet run: needs a GPU
+    "sudoku-fast": Config(**_fast, lr=1e-3, steps=20_000, shallow=0.5),  # not run yet: needs a GPU
     "sudoku-att": Config(**_paper, mixer="attention"),
     "maze": Config(**_paper, seq_len=900, vocab_size=6, mixer="attention", n=4),
     "arc1": Config(**_arc, num_puzzles=876_401, steps=518_000),  # the data decides num_puzzles
     "arc2": Config(**_arc, num_puzzles=1_191_722, steps=723_000),
     "sudoku4": Config(**_laptop, seq_len=16, vocab_size=6, dim=32, n=2, batch_size=64, steps=300,
                       lr=5e-3),
-    "sudoku6": Config(**_laptop, seq_len=36, vocab_size=8, dim=64, n=3, batch_size=96, steps=640,
-                      lr=5e-3),
-    "sudoku9": Config(**_laptop, dim=128, n=3, batch_size=96, steps=5000, lr=3e-3),
+    "sudoku6": Config(**_laptop, seq_len=36, vocab_size=8, dim=64, n=3, batch_size=96, steps=600,
+                      lr=6e-3, shallow=0.5),
+    "sudoku9": Config(**{**_laptop, "ema": 0.995}, dim=128, n=3, batch_size=64, steps=4200,
+                      lr=3e-3, shallow=0.6),
     "maze-mini": Config(**_laptop, seq_len=36, vocab_size=6, dim=64, n=3, batch_size=96,
                         steps=1200, lr=4e-3),
     "arc-mini": Config(**{**_laptop, "T": 1}, seq_len=16, vocab_size=12, dim=64,

@@ -397,8 +397,8 @@ class Monitor:
         f = dict(zip(METRICS, (m.item() for m in means)))
         lr = config.lr * tinytrm.learning_rate(config, state.step - 1)
         with open(self.args.out / "metrics.csv", "a", newline="") as file:
-            row = [f"{self.before + seconds:.2f}", f"{lr:.4g}", *(f"{v:.6g}" for v in f.values()), held_out]
-            csv.writer(file).writerow([state.step, *row])
+            row = [f"{self.before + seconds:.2f}", f"{lr:.4g}", *(f"{v:.6g}" for v in f.values())]
+            csv.writer(file).writerow([state.step, *row, held_out])
         if seconds - self.logged >= self.args.log_seconds or last or held_out != "":
             speed = (state.step - self.first_step) / seconds
             left = timedelta(seconds=round((config.steps - state.step) / speed))

@@ -257,7 +257,13 @@ def _arc(preset: str, config: Config, data: Path | None) -> Task:
     corpus = _corpus(name, data)
     table = arc.build_table(corpus, 15 if name == "mini" else 1000, config.seed)
     config = dataclasses.replace(config, num_puzzles=len(table))
-    about = dict(kind="arc", data=_portable(data), corpus=name, tasks=table.tasks, sha256=table.sha256())
+    about = dict(
+        kind="arc",
+        data=_portable(data),
+        corpus=name,
+        tasks=table.tasks,
+        sha256=table.sha256(),
+    )
     return Task(
         "arc",
         config,

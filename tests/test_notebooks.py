@@ -1,4 +1,4 @@
-"""The notebooks: committed outputs belong to the code, all cells run, all exercises have a solution."""
+"""The notebooks: committed outputs belong to the code, all cells run, exercises have solutions."""
 
 import re
 import sys
