@@ -455,8 +455,8 @@ def compile_net(model: tinytrm.TRM) -> bool:
     """Replace `model.net` by a compiled one; False, and a warning, where that is impossible.
 
     The network alone, not the whole step: it is compiled once without gradient and once with, and
-    called T * (n + 1) times; the loops around it stay Python. The whole step takes five times as
-    long to compile and was not faster.
+    called T * (n + 1) times; the loops around it stay Python. The whole step takes longer to
+    compile and was not faster (docs/experiments.md).
     """
     config, plain = model.config, model.net
     model.net = torch.compile(plain, dynamic=False)

@@ -56,8 +56,9 @@ def main(words: list[str]) -> int:
             print(f"error: no run folders match {pattern}", file=sys.stderr)
             return 2
         runs = [read_run(Path(f), float(per_step) if per_step else None) for f in folders]
-        points = min(map(len, runs))
-        mean = np.mean([r[:points] for r in runs], 0)
+        grid = np.unique(np.concatenate([r[:, 0] for r in runs]))  # runs may differ in eval_every
+        grid = grid[grid <= min(r[-1, 0] for r in runs)]
+        mean = np.stack([grid, np.mean([np.interp(grid, *r.T) for r in runs], 0)], 1)
         for run in runs:
             ax.plot(*run.T, color=f"C{k}", alpha=0.3, lw=1)
         label = f"{name} ({len(runs)} seeds)"
