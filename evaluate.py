@@ -406,7 +406,12 @@ def run(args: argparse.Namespace) -> dict:
         model.to(device)
     else:
         model = tinytrm.load(args.run, device)
-        task = reopen(model, args.data)
+        if ranks()[0] == 0:
+            task = reopen(model, args.data)
+        if ranks()[1] > 1:
+            dist.barrier()  # process 0 may write files (toy tasks) that the others read
+        if ranks()[0]:
+            task = reopen(model, args.data)
     if task.test is not None and args.puzzles:
         task.test = first(task.test, args.puzzles)
     if args.rollouts:
