@@ -19,6 +19,7 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 import torch
@@ -130,9 +131,7 @@ def rollout(model: TRM, inputs, ids, steps: int | None, noise: float) -> list:
 def choose(selection: str, last, first, q, when) -> np.ndarray:
     """One answer per puzzle, (B, cells), out of K rollouts.
 
-    last, first: (K, B, cells); q, when: (K, B); as `rollout` returns them.
-
-    Who is equal otherwise is ordered by q; "first" is "q" where no rollout was ever sure.
+    last, first: (K, B, cells); q, when: (K, B); as `rollout` returns them. Who is equal otherwise is ordered by q; "first" is "q" where no rollout was ever sure.
     """
     B = np.arange(last.shape[1])
     surest = last[q.argmax(0), B]
@@ -244,9 +243,8 @@ def describe(result: dict) -> str:
         lines = ["rollouts  " + "".join(f"{k:>8}" for k in table["q"])]
         for name, points in table.items():
             lines.append(f"by {name:7}" + "".join(f"{v:8.1%}" for v in points.values()))
-        lines.append(
-            f"          of {result['puzzles']:,} puzzles exactly right, {result['steps']} steps each"
-        )
+        lines.append(f"          of {result['puzzles']:,} puzzles exactly right, "
+                     f"{result['steps']} steps each")
         return "\n".join(lines)
     steps = result["by_step"]
     some = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < len(steps)} | {len(steps)})
@@ -304,81 +302,63 @@ def join_processes(device: torch.device) -> None:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **how)
 
 
+def rank_0_first(function: Callable, *args):
+    """What the function returns, called in process 0 before the others: it may have to make the
+    files that they then find."""
+    rank, world = ranks()
+    if rank == 0:
+        result = function(*args)
+    if world > 1:
+        dist.barrier()
+    return result if rank == 0 else function(*args)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The flags; exits with code 2 and one line where they make no sense together."""
+    """The flags."""
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("run", nargs="?", type=Path, help="a run folder, or a file made by tinytrm.save")
-    p.add_argument(
-        "--data",
-        type=Path,
-        help="a CSV, a folder with test.csv, or the root of the ARC folders (default: the run's)",
-    )
-    p.add_argument(
-        "--steps",
-        type=int,
-        help="supervision steps (default: the model's eval_steps, 16 in the paper)",
-    )
+    p.add_argument("--data", type=Path, help="a CSV, a folder with test.csv, or the root of the "
+                   "ARC folders (default: the run's)")
+    p.add_argument("--steps", type=int,
+                   help="supervision steps (default: the model's eval_steps, 16 in the paper)")
     p.add_argument("--halt", action="store_true", help="let each puzzle stop as soon as its q > 0")
     p.add_argument("--puzzles", type=int, help="only the first so many")
     p.add_argument("--batch_size", type=int, default=256, help="puzzles at a time")
     p.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     p.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     g = p.add_argument_group("test-time compute (Sudoku and mazes)")
-    g.add_argument(
-        "--rollouts",
-        type=int,
-        metavar="K",
-        help="think K times about each puzzle; choose an answer by q, by who is sure first, and by "
-        "vote; all but the first time about a symmetric copy, where there are any",
-    )
-    g.add_argument(
-        "--noise",
-        type=float,
-        default=0,
-        metavar="S",
-        help="of this standard deviation, added to y and z before each step of these",
-    )
-    g.add_argument(
-        "--symmetry",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="--no-symmetry: no copies, noise only",
-    )
+    g.add_argument("--rollouts", type=int, metavar="K", help="think K times about each puzzle; "
+                   "choose an answer by q, by who is sure first, and by vote; all but the first "
+                   "time about a symmetric copy, where there are any")
+    g.add_argument("--noise", type=float, default=0, metavar="S", help="of this standard "
+                   "deviation, added to y and z before each step of these")
+    g.add_argument("--symmetry", action=argparse.BooleanOptionalAction, default=True,
+                   help="--no-symmetry: no copies, noise only")
     g.add_argument("--plot", type=Path, metavar="PNG", help="accuracy against the rollouts")
     g = p.add_argument_group("ARC")
-    g.add_argument(
-        "--copies", type=int, help="augmented copies of each test input that vote (default: all)"
-    )
+    g.add_argument("--copies", type=int,
+                   help="augmented copies of each test input that vote (default: all)")
     g.add_argument("--submission", type=Path, metavar="FILE", help="write Kaggle's submission.json")
-    g.add_argument(
-        "--pool",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="RUN",
-        help="further checkpoints of the same run that vote too",
-    )
+    g.add_argument("--pool", type=Path, nargs="+", default=[], metavar="RUN",
+                   help="further checkpoints of the same run that vote too")
     g = p.add_argument_group("the authors' checkpoints")
-    g.add_argument(
-        "--official",
-        type=Path,
-        metavar="FILE",
-        help="a state dict of the authors' code, instead of a run",
-    )
-    g.add_argument(
-        "--task", choices=("sudoku", "maze", "arc1", "arc2"), help="what it was trained for"
-    )
+    g.add_argument("--official", type=Path, metavar="FILE",
+                   help="a state dict of the authors' code, instead of a run")
+    g.add_argument("--task", choices=("sudoku", "maze", "arc1", "arc2"),
+                   help="what it was trained for")
     g.add_argument("--n", type=int, help="its L_cycles")
     g.add_argument("--T", type=int, help="its H_cycles")
     g.add_argument("--heads", type=int, default=8)
     g.add_argument("--puzzle_tokens", type=int, default=16, help="its puzzle_emb_len")
-    g.add_argument(
-        "--identifiers",
-        type=Path,
-        metavar="FILE",
-        help="ARC: the identifiers.json written beside its data set",
-    )
+    g.add_argument("--identifiers", type=Path, metavar="FILE",
+                   help="ARC: the identifiers.json written beside its data set")
     args = p.parse_args(argv)
+    check(p, args)
+    return args
+
+
+def check(p: Parser, args: argparse.Namespace) -> None:
+    """Exit with code 2 and one line where the flags make no sense together."""
     if (args.run is None) == (args.official is None):
         p.error("give either a run folder or --official FILE")
     for name in ("task", "n", "T"):
@@ -393,8 +373,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.rollouts is None and (args.noise or args.plot):
         p.error("--noise and --plot need --rollouts K")
     if args.rollouts and args.halt:
-        p.error("--rollouts takes all steps; see its line \"by first\" for halting")
-    return args
+        p.error('--rollouts takes all steps; see its line "by first" for halting')
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -406,12 +385,7 @@ def run(args: argparse.Namespace) -> dict:
         model.to(device)
     else:
         model = tinytrm.load(args.run, device)
-        if ranks()[0] == 0:
-            task = reopen(model, args.data)
-        if ranks()[1] > 1:
-            dist.barrier()  # process 0 may write files (toy tasks) that the others read
-        if ranks()[0]:
-            task = reopen(model, args.data)
+        task = rank_0_first(reopen, model, args.data)
     if task.test is not None and args.puzzles:
         task.test = first(task.test, args.puzzles)
     if args.rollouts:

@@ -38,7 +38,7 @@ import torch.distributed as dist
 
 import tinytrm
 from data.tasks import Task, first, open_task
-from evaluate import Parser, choose_device, describe, join_processes, rollouts, score
+from evaluate import Parser, choose_device, describe, join_processes, rank_0_first, rollouts, score
 from tinytrm import METRICS, PRESETS, Config, State, compute_dtype, ranks
 
 # ------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
     p.add_argument("--log_seconds", type=float, default=5, metavar="S",
                    help="a line of progress every so often")
     p.add_argument("--compile", action="store_true",
-                   help="torch.compile the network: same mathematics, faster after a minute")
+                   help="torch.compile the network: same mathematics, faster after half a minute")
     g = p.add_argument_group("estimate")
     g.add_argument("--dry-run", action="store_true",
                    help="print sizes, FLOPs, hours and dollars; train nothing")
@@ -511,14 +511,16 @@ def beside(pictures: list[list[str]], columns: int = 100) -> str:
 def start(args: argparse.Namespace, state: State) -> str:
     """Go on from a checkpoint if asked for, or if torchrun has restarted us; else clear the folder.
     Returns a line for the log."""
-    found, rank = checkpoints(args.out), ranks()[0]
+    found, rank, said = checkpoints(args.out), ranks()[0], ""
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    said = ""
-    if found and (restarted or args.resume == "auto") or args.resume not in (None, "auto"):
-        if args.resume is True and not found:
-            raise FileNotFoundError(f"--resume: there is no checkpoint in {args.out}")
-        named = args.resume not in (None, "auto", True)
-        folder = Path(args.resume) if named else found[-1]
+    if args.resume is True and not found:
+        raise FileNotFoundError(f"--resume: there is no checkpoint in {args.out}")
+    folder = None
+    if args.resume not in (None, True, "auto"):
+        folder = Path(args.resume)
+    elif found and (args.resume or restarted):
+        folder = found[-1]
+    if folder:
         remark = read_checkpoint(folder, state)
         said = f"resumed   {folder}, step {state.step:,}{remark}\n"
     elif rank == 0:
@@ -556,11 +558,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
     rank, world = ranks()
     if rank == 0:
         args.out.mkdir(parents=True, exist_ok=True)
-        task = open_task(args.preset, config, args.data)
-    if world > 1:
-        dist.barrier()  # process 0 may have had to make the data that the others read
-    if rank:
-        task = open_task(args.preset, config, args.data)
+    task = rank_0_first(open_task, args.preset, config, args.data)
     if task.test is not None:
         task.test = first(task.test, args.eval_puzzles)
     config = task.config

@@ -55,6 +55,8 @@ CHECKSUMS = {  # sha256 of the public files, as pinned by a third party
 
 
 class Geometry(NamedTuple):
+    """Index tables of one box shape: which cells see each other, and digits as bits."""
+
     side: int  # S
     units: np.ndarray  # (3S, S) the cells of every row, column and box
     of_cell: np.ndarray  # (3, L) the row, column and box of every cell, as indices into `units`
