@@ -66,7 +66,7 @@ class Config:
     # the recursion
     n: int = 6  # latent steps per cycle (the authors' L_cycles)
     T: int = 3  # cycles per supervision step (H_cycles); only the last carries gradient
-    shallow: float = 0.0  # share of the training, at its beginning, that makes do with T = 1
+    shallow: float = 0.0  # share of the training, at its beginning, with T = 1 and 2/3 of n
     max_steps: int = 16  # N_sup, supervision steps per puzzle at most
     halt_exploration: float = 0.1  # chance that a slot must think for a random while longer
     halt_weight: float = 0.5  # weight of the halting loss
@@ -173,6 +173,7 @@ class TRM(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
+        self.n, self.T = config.n, config.T  # `supervise` may lower them at first
         V, L, D, random = config.vocab_size, config.length, config.dim, torch.Generator()
         random.manual_seed(config.seed)
 
@@ -244,33 +245,32 @@ class TRM(nn.Module):
 
     def latent_recursion(self, x: Tensor, y: Tensor, z: Tensor, weights) -> tuple[Tensor, Tensor]:
         """One cycle: think n times, then answer once."""
-        for _ in range(self.config.n):
+        for _ in range(self.n):
             z = self.net(x + y + z, weights)  # improve the latent, seeing question and answer
         # The same network improves the answer. That x is missing tells it which job it has.
         y = self.net(y + z, weights)
         return y, z
 
-    def deep_recursion(self, x: Tensor, y: Tensor, z: Tensor, weights, T=None):
+    def deep_recursion(self, x: Tensor, y: Tensor, z: Tensor, weights) -> tuple[Tensor, Tensor]:
         """One supervision step: T cycles, of which only the last is remembered for the gradient."""
         with torch.no_grad():  # these bring y and z to a better place to learn from, for free
-            for _ in range((T or self.config.T) - 1):
+            for _ in range(self.T - 1):
                 y, z = self.latent_recursion(x, y, z, weights)
         # All n + 1 network calls of the last cycle carry gradient, to the weights and through x to
         # the embeddings. HRM kept the last call or two only; see the paper, section 4.1.
         return self.latent_recursion(x, y, z, weights)
 
-    def forward(self, inputs: Tensor, puzzle_rows: Tensor | None, y: Tensor, z: Tensor, T=None):
+    def forward(self, inputs: Tensor, puzzle_rows: Tensor | None, y: Tensor, z: Tensor):
         """One supervision step from (y, z), both (L, B, D).
 
-        inputs (B, cells) int64, puzzle_rows (B, D) or None, T cycles (default: config.T). Returns
-        the new y and z, detached, and in float32 logits (B, cells, vocab_size) and q (B,): q > 0
-        says "I believe I am right".
+        inputs (B, cells) int64, puzzle_rows (B, D) or None. Returns the new y and z, detached, and
+        in float32 logits (B, cells, vocab_size) and q (B,): q > 0 says "I believe I am right".
         """
         x = self.embed(inputs, puzzle_rows).to(y.dtype)
         # Cast once and not in each call. NOTE(paper): so the gradients of the n + 1 calls are
         # added up in bfloat16, while the authors' code casts in each call and adds in float32.
         weights = [[w.to(y.dtype) for w in layer.values()] for layer in self.layers]
-        y, z = self.deep_recursion(x, y, z, weights, T)
+        y, z = self.deep_recursion(x, y, z, weights)
         cells = y[self.config.puzzle_tokens:]  # (cells, B, D)
         logits = F.linear(cells, self.output_head.to(y.dtype)).float().transpose(0, 1)
         q = self.halt_head(y[0].float())[:, 0]  # the first position speaks for the whole answer
@@ -523,11 +523,12 @@ def supervise(state: State, random: Tensor) -> tuple[Tensor, Tensor | None, Tens
     B, rows, parts = len(carry.halted), model.puzzle_rows(carry.ids), []
     rows = None if rows is None else rows.requires_grad_()
     # NOTE(paper): a deviation, off by default: cheap steps first (arXiv 2511.08653).
-    T = 1 if state.step < config.shallow * config.steps else config.T
+    shallow = state.step < config.shallow * config.steps
+    model.n, model.T = (math.ceil(config.n * 2 / 3), 1) if shallow else (config.n, config.T)
     for start in range(0, B, config.micro_batch or B):  # in pieces, if memory asks for it
         s = slice(start, start + (config.micro_batch or B))
         y, z, logits, q = model(carry.inputs[s], None if rows is None else rows[s],
-                                carry.y[:, s], carry.z[:, s], T)
+                                carry.y[:, s], carry.z[:, s])
         answer_loss, halting_loss, share = losses(config, logits, q, carry.labels[s])
         loss = answer_loss + config.halt_weight * halting_loss
         (loss.sum() / config.batch_size).backward()  # the global batch: gradients will be summed
@@ -707,10 +708,10 @@ PRESETS = {
     "arc2": Config(**_arc, num_puzzles=1_191_722, steps=723_000),
     "sudoku4": Config(**_laptop, seq_len=16, vocab_size=6, dim=32, n=2, batch_size=64, steps=300,
                       lr=5e-3),
-    "sudoku6": Config(**_laptop, seq_len=36, vocab_size=8, dim=64, n=3, batch_size=96, steps=640,
-                      lr=5e-3),
-    "sudoku9": Config(**{**_laptop, "ema": 0.995}, dim=128, n=3, batch_size=64, steps=4200,
-                      lr=3e-3, shallow=0.6),
+    "sudoku6": Config(**_laptop, seq_len=36, vocab_size=8, dim=64, n=3, batch_size=48, steps=900,
+                      lr=6e-3, shallow=0.6, loss="softmax"),
+    "sudoku9": Config(**{**_laptop, "ema": 0.995}, dim=128, n=3, batch_size=64, steps=7000,
+                      lr=3e-3, shallow=0.6, loss="softmax"),
     "maze-mini": Config(**_laptop, seq_len=36, vocab_size=6, dim=64, n=3, batch_size=96,
                         steps=1200, lr=4e-3),
     "arc-mini": Config(**{**_laptop, "T": 1}, seq_len=16, vocab_size=12, dim=64,

@@ -21,6 +21,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import math
 import os
 import re
 import shlex
@@ -134,7 +135,7 @@ def dry_run(args: argparse.Namespace, config: Config) -> None:
     network, rows = sum(p.numel() for p in model.parameters()), config.num_puzzles
     step, cycle = flops_per_step(config), config.n + 1
     speed = args.gpus * args.peak_tflops * 1e12 * args.utilisation
-    first = flops_per_step(dataclasses.replace(config, T=1))
+    first = flops_per_step(dataclasses.replace(config, T=1, n=math.ceil(config.n * 2 / 3)))
     total = config.steps * (config.shallow * first + (1 - config.shallow) * step)
     hours = total / speed / 3600
     print(f"parameters  {network:,} in the network, {network + rows * config.dim:,} with the "

@@ -405,8 +405,8 @@ def test_same_seed_same_weights(dtype):
     assert not torch.equal(models[0].output_head, other.output_head)
 
 
-def test_shallow_training_begins_with_one_cycle():
-    state, calls, per_step = State(tiny(steps=6, shallow=0.5)), [], []
+def test_shallow_training_begins_with_one_shorter_cycle():
+    state, calls, per_step = State(tiny(steps=6, shallow=0.5, n=4)), [], []
     plain = state.model.net
     state.model.net = lambda h, weights: (calls.append(h.requires_grad), plain(h, weights))[1]
     tinytrm.train(
@@ -415,7 +415,9 @@ def test_shallow_training_begins_with_one_cycle():
         state=state,
         on_step=lambda *_: (per_step.append((len(calls), sum(calls))), calls.clear()),
     )
-    assert per_step == [(3, 3)] * 3 + [(9, 3)] * 3  # n + 1 with gradient, T (n + 1) in all
+    # n + 1 calls with gradient, T (n + 1) in all; first with T = 1 and n = 3, then with 3 and 4.
+    assert per_step == [(4, 4)] * 3 + [(15, 5)] * 3
+    assert (state.ema.n, state.ema.T) == (4, 3)  # what is evaluated is never shallow
 
 
 def test_accumulation_is_the_same_mathematics():
