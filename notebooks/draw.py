@@ -16,6 +16,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.patches import Rectangle
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,8 +35,13 @@ plt.rcParams.update({
 })  # fmt: skip
 
 
-def _square(ax, side: int, title: str) -> None:
-    ax.set(xlim=(-0.06, side + 0.06), ylim=(side + 0.06, -0.06), aspect="equal")
+# ------------------------------------------------------------------------------------------------
+# One grid on one matplotlib axis
+
+
+def _board(ax, height: int, width: int, title: str) -> None:
+    """An axis without scales for a grid of cells of size 1, row 0 on top."""
+    ax.set(xlim=(-0.06, width + 0.06), ylim=(height + 0.06, -0.06), aspect="equal")
     ax.axis("off")
     ax.set_title(title, fontsize=10)
 
@@ -54,7 +61,7 @@ def sudoku(ax, inputs, answer=None, labels=None, previous=None, title="", shade=
     inputs = np.asarray(inputs)
     side = int(np.sqrt(len(inputs)))
     rows, columns = box or {4: (2, 2), 6: (2, 3), 9: (3, 3)}[side]
-    _square(ax, side, title)
+    _board(ax, side, side, title)
     for i, x, y in _cells(side):
         given = inputs[i] > 1
         if given:
@@ -79,15 +86,15 @@ def sudoku(ax, inputs, answer=None, labels=None, previous=None, title="", shade=
         ax.plot([k, k], [0, side], color=INK, lw=1.6 if k % columns == 0 else 0.4)
 
 
-def maze(ax, inputs, answer=None, labels=None, title="", **_):
+def maze(ax, inputs, answer=None, labels=None, previous=None, title=""):
     """Draw one maze: walls dark, S and G, the path as dots; wrong dots are struck through.
 
-    Tokens: 1 wall, 2 free, 3 start, 4 goal, 5 path. With labels, labelled path cells that the
-    answer misses are small rings.
+    inputs, answer, labels: tokens (cells,), 1 wall, 2 free, 3 start, 4 goal, 5 path. With labels,
+    labelled path cells that the answer misses are small rings. previous is not shown.
     """
     inputs = np.asarray(inputs)
     side = int(np.sqrt(len(inputs)))
-    _square(ax, side, title)
+    _board(ax, side, side, title)
     for i, x, y in _cells(side):
         if inputs[i] == 1:
             ax.add_patch(Rectangle((x, y), 1, 1, color="#55554f", lw=0))
@@ -106,57 +113,58 @@ def maze(ax, inputs, answer=None, labels=None, title="", **_):
 
 
 def arc(ax, grid, title="", digits=True):
-    """Draw one ARC grid (rows, columns) of colours 0..9, each with its digit."""
+    """Draw one ARC grid (rows, columns) of colours 0..9, each with its digit. A grid without cells
+    leaves the place empty."""
     grid = np.asarray(grid)
-    height, width = grid.shape
-    ax.set(xlim=(-0.06, width + 0.06), ylim=(height + 0.06, -0.06), aspect="equal")
-    ax.axis("off")
-    ax.set_title(title, fontsize=10)
+    _board(ax, *grid.shape, title)
     for (y, x), colour in np.ndenumerate(grid):
         cell = Rectangle((x, y), 1, 1, fc=ARC_COLOURS[colour], ec="#888888", lw=0.5)
         ax.add_patch(cell)
         if digits and colour:
             ink = "black" if colour in (3, 4, 5, 7, 8) else "white"
             ax.text(x + 0.5, y + 0.54, colour, ha="center", va="center", color=ink,
-                    fontsize=min(9, 50 / max(height, width)))  # fmt: skip
+                    fontsize=min(9, 50 / max(grid.shape)))  # fmt: skip
 
 
 def tokens(ax, grid, title=""):
     """Draw a grid (rows, columns) of tokens as plain numbers; padding (0) is pale, 1 is hatched."""
     grid = np.asarray(grid)
-    height, width = grid.shape
-    ax.set(xlim=(-0.06, width + 0.06), ylim=(height + 0.06, -0.06), aspect="equal")
-    ax.axis("off")
-    ax.set_title(title, fontsize=10)
+    _board(ax, *grid.shape, title)
     for (y, x), token in np.ndenumerate(grid):
         fill = dict(fc=GREY if token > 1 else "white", hatch="////" if token == 1 else None)
         ax.add_patch(Rectangle((x, y), 1, 1, ec="#bbbbbb", lw=0.5, **fill))
-        ax.text(x + 0.5, y + 0.54, token, ha="center", va="center", fontsize=54 / max(height, width),
+        ax.text(x + 0.5, y + 0.54, token, ha="center", va="center", fontsize=54 / max(grid.shape),
                 color=INK if token else "#bbbbbb", weight="bold" if token else None)  # fmt: skip
 
 
-def strip(draw, inputs, answers, labels=None, titles=None, columns=6, size=1.9):
-    """A row of pictures, one for each answer (steps, cells), changed cells framed. `draw` is
-    `sudoku` or `maze`. Returns the figure."""
-    count = len(answers)
-    rows = -(-count // columns)
-    figure, axes = plt.subplots(
-        rows, min(columns, count), figsize=(size * min(columns, count), (size + 0.25) * rows),
-        squeeze=False,
-    )  # fmt: skip
+# ------------------------------------------------------------------------------------------------
+# Several grids
+
+
+def row(draw, *pictures, columns=6, size=1.9, **options):
+    """Grids side by side, in rows of `columns`. Each of the pictures is (title, what `draw` gets);
+    `draw` is `sudoku`, `maze`, `arc` or `tokens`, and the options are passed on to it."""
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    shape = dict(figsize=(size * columns, (size + 0.25) * rows), squeeze=False)
+    _, axes = plt.subplots(rows, columns, **shape)
     for ax in axes.flat:
         ax.axis("off")
-    for k, (ax, answer) in enumerate(zip(axes.flat, answers)):
-        previous = answers[k - 1] if k else None
-        title = titles[k] if titles else f"step {k + 1}"
-        draw(ax, inputs, answer, labels, previous=previous, title=title)
-    return figure
+    for ax, (title, *arguments) in zip(axes.flat, pictures):
+        draw(ax, *arguments, title=title, **options)
+
+
+def strip(draw, inputs, answers, labels=None, titles=None, columns=6, size=1.9):
+    """One picture for each of the answers (steps, cells) to the question `inputs` (cells,), changed
+    cells framed. `draw` is `sudoku` or `maze`."""
+    titles = titles or [f"step {k + 1}" for k in range(len(answers))]
+    before = [None, *answers[:-1]]
+    pictures = [(t, inputs, a, labels, b) for t, a, b in zip(titles, answers, before)]
+    row(draw, *pictures, columns=columns, size=size)
 
 
 def animate(path, draw, inputs, answers, labels=None, titles=None, size=3.2, seconds=0.9):
     """Write the same pictures as an animated GIF; the question comes first, the last stays."""
-    from matplotlib.animation import FuncAnimation, PillowWriter
-
     figure, ax = plt.subplots(figsize=(size, size + 0.3))
     last = len(answers)
 
@@ -174,11 +182,85 @@ def animate(path, draw, inputs, answers, labels=None, titles=None, size=3.2, sec
     plt.close(figure)
 
 
+# ------------------------------------------------------------------------------------------------
+# Curves and tables
+
+
+def mean(ax, x, values, fmt="o", color=BLUE):
+    """The mean of the values (K,) at x, a number or a name, with a bar of one standard error each
+    way. For booleans that is a share p and sqrt(p * (1 - p) / K)."""
+    error = np.std(values) / len(values) ** 0.5
+    ax.errorbar(x, np.mean(values), error, fmt=fmt, color=color, capsize=3)
+
+
+def calibration(ax, belief, right, title="", edges=(0, 0.15, 0.3, 0.5, 0.7, 0.9, 1)):
+    """Share right against belief, for the answers of each bin between two edges.
+
+    belief (K,) 0..1, right (K,) booleans. Beside each point the number K of its answers. The bars
+    are Wilson intervals of one standard error: also a bin with 0 of K right gets one.
+    """
+    for low, high in zip(edges, edges[1:]):
+        inside = (belief > low) & (belief <= high)
+        if K := inside.sum():
+            b, p = belief[inside].mean(), right[inside].mean()
+            middle, half = (K * p + 0.5) / (K + 1), np.sqrt(K * p * (1 - p) + 0.25) / (K + 1)
+            ax.plot([b, b], [middle - half, middle + half], color=BLUE)
+            ax.plot(b, p, "o", color=BLUE)
+            ax.annotate(K, (b, p), (5, -9), textcoords="offset points", fontsize=8)
+    ax.plot([0, 1], [0, 1], "k:", lw=0.8)
+    ax.set(xlabel="sigmoid(q)", ylabel="share right", ylim=(-0.1, 1.05), title=title)
+    ax.label_outer()
+
+
+def powers_of_two(ax, numbers, label):
+    """A logarithmic x axis with ticks at these numbers only."""
+    ax.set(xscale="log", xlabel=label)
+    ax.set_xticks(numbers, numbers)
+    ax.minorticks_off()
+
+
+def percentages(shares, rows, columns, ylabel, xlabel):
+    """A table of shares (R, C), 0..1, between the names of its rows (R,) and columns (C,)."""
+    _, ax = plt.subplots(figsize=(0.62 * len(columns), 0.55 * len(rows)))
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    ax.set_xticks(range(len(columns)), columns, rotation=60)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    for (y, x), share in np.ndenumerate(shares):
+        ink = "w" if share > 0.5 else "k"
+        ax.text(x, y, f"{share:.0%}", ha="center", va="center", color=ink)
+
+
+def timeline(ax, steps, early, first=0, title="", slots=10, width=18):
+    """Which puzzle is in which slot: the first `slots` slots, from optimizer step `first` on.
+
+    steps (optimizer steps, slots): how many supervision steps each slot's puzzle has had, so that 1
+    is a fresh one; each puzzle is a bar with its number. early, the same shape: True where a puzzle
+    was stopped early, an arrow. On the axis optimizer steps are counted from 1.
+    """
+    fresh = steps == 1
+    number = np.where(fresh, fresh.cumsum().reshape(fresh.shape), 0)
+    for i, s in np.ndindex(width, slots):
+        i += first
+        colour = ("#8fb1d8", "#d5e1ef")[fresh[: i + 1, s].sum() % 2]
+        ax.barh(s, 1, left=i + 0.5, height=0.8, color=colour)
+        if fresh[i, s]:
+            ax.text(i + 0.57, s, number[i, s], va="center", fontsize=7)
+        if early[i, s]:
+            ax.plot(i + 1.4, s, ">", color=ORANGE, ms=5)
+    ax.set(xlim=(first + 0.4, first + width + 0.6), ylim=(slots - 0.4, -0.6),
+           xticks=range(first + 1, first + width + 1), yticks=range(slots),
+           xlabel="optimizer step", ylabel="slot")  # fmt: skip
+    ax.set_title(title, fontsize=10)
+
+
+# ------------------------------------------------------------------------------------------------
+# The README's animation
+
+
 def answers_by_cycle(model, inputs, steps):
     """Decode y after every cycle, T times per supervision step: inputs (B, cells) tokens ->
     answers (steps * T, B, cells)."""
-    import torch
-
     x = model.embed(inputs, model.puzzle_rows(inputs[:, 0] * 0))
     y, z = model.start(len(inputs))
     weights = [[w.to(y.dtype) for w in layer.values()] for layer in model.layers]
@@ -194,8 +276,6 @@ def answers_by_cycle(model, inputs, steps):
 
 def main() -> None:
     """The README's animation: among 500 fresh puzzles one that takes about eight cycles."""
-    import torch
-
     import tinytrm
     from data import sudoku as puzzles
 
