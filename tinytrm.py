@@ -696,7 +696,7 @@ _arc = dict(seq_len=900, vocab_size=12, mixer="attention", n=4, weight_decay=0.1
 # The same recursion; fewer supervision steps per puzzle, fewer positions, and a schedule. What each
 # of these brings is measured in docs/experiments.md, on the laptop-sized puzzles.
 _fast = dict(puzzle_tokens=1, width_multiple=128, max_steps=4, halt_weight=0.1, warmup=200,
-             cosine=True, weight_decay=0.1, ema=0.995)
+             cosine=True, weight_decay=0.1, ema=0.995, loss="softmax")
 _laptop = dict(puzzle_tokens=1, width_multiple=32, T=2, max_steps=2, halt_weight=0.1, warmup=50,
                cosine=True, weight_decay=0.1, ema=0.98)
 PRESETS = {
@@ -708,9 +708,9 @@ PRESETS = {
     "arc2": Config(**_arc, num_puzzles=1_191_722, steps=723_000),
     "sudoku4": Config(**_laptop, seq_len=16, vocab_size=6, dim=32, n=2, batch_size=64, steps=300,
                       lr=5e-3),
-    "sudoku6": Config(**_laptop, seq_len=36, vocab_size=8, dim=64, n=3, batch_size=48, steps=900,
+    "sudoku6": Config(**_laptop, seq_len=36, vocab_size=8, dim=64, n=2, batch_size=48, steps=880,
                       lr=6e-3, shallow=0.6, loss="softmax"),
-    "sudoku9": Config(**{**_laptop, "ema": 0.995}, dim=128, n=3, batch_size=64, steps=7000,
+    "sudoku9": Config(**{**_laptop, "ema": 0.995}, dim=128, n=3, batch_size=64, steps=6000,
                       lr=3e-3, shallow=0.6, loss="softmax"),
     "maze-mini": Config(**_laptop, seq_len=36, vocab_size=6, dim=64, n=3, batch_size=96,
                         steps=1200, lr=4e-3),
