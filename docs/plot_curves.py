@@ -61,7 +61,7 @@ def main(words: list[str]) -> int:
         mean = np.stack([grid, np.mean([np.interp(grid, *r.T) for r in runs], 0)], 1)
         for run in runs:
             ax.plot(*run.T, color=f"C{k}", alpha=0.3, lw=1)
-        label = f"{name} ({len(runs)} seeds)"
+        label = f"{name} ({len(runs)} seed{'s' * (len(runs) > 1)})"
         ax.plot(*mean.T, color=f"C{k}", lw=2, marker="os^d"[k % 4], ms=4, label=label)
         print(f"{label}: 95 % after {reached(mean, 95)}, 99.5 % after {reached(mean, 99.5)}, "
               f"at last {mean[-1, 1]:.2f} % after {mean[-1, 0]:.0f} s")  # fmt: skip
