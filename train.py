@@ -351,13 +351,18 @@ class Monitor:
     def __init__(self, args: argparse.Namespace, task: Task):
         self.args, self.task, self.config = args, task, task.config
         self.pending, self.stop, self.first_step, self.logged = [], 0, None, 0.0
+        self.evaluating = False
         self.started = self.saved = time.time()
         self.before = seconds_before(args.out / "metrics.csv") if ranks()[0] == 0 else 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.on_signal)
 
     def on_signal(self, number, frame):
+        """A step is finished first; an evaluation, which may take minutes, is not."""
         self.stop = number
+        if self.evaluating:
+            self.evaluating = False
+            raise Stopped(number, "stopped while evaluating, all saved; go on with --resume")
 
     def __call__(self, state: State, metrics: torch.Tensor) -> None:
         if self.first_step is None:
@@ -367,8 +372,12 @@ class Monitor:
         if state.step % self.SYNC == 0 or last or (self.stop and ranks()[1] == 1):
             rows, held_out = self.collect(state), {}
             if every and state.step % every == 0:
-                begun = time.time()
-                held_out = score(self.task, state.ema, copies=0)
+                begun, self.evaluating = time.time(), ranks()[1] == 1  # others would wait for us
+                try:
+                    held_out = score(self.task, state.ema, copies=0)
+                    self.evaluating = False
+                except Stopped:  # again below, once the step is saved
+                    pass
                 self.started += time.time() - begun  # seconds of training are what is logged
             if ranks()[0] == 0:
                 self.log(state, rows, held_out.get("exact_accuracy", ""), last)
@@ -577,7 +586,11 @@ def run(args: argparse.Namespace, config: Config) -> None:
     if rank == 0:
         tinytrm.save(args.out / "model.pt", model, about=task.about, **task.tensors())
         steps = state.step - (monitor.first_step or 0)
-        print(f"trained   {steps:,} steps in {time.time() - begun:.0f} s: {args.out / 'model.pt'}")
+        print(f"trained   {steps:,} steps in {time.time() - begun:.0f} s: {args.out / 'model.pt'}",
+              flush=True)
+    monitor.evaluating = True
+    if monitor.stop:  # it came with the last step
+        monitor.on_signal(monitor.stop, None)
     result = score(task, model, copies=args.eval_copies)
     if rank == 0:
         if task.render:

@@ -341,6 +341,36 @@ def test_sigterm_leaves_soon_with_a_checkpoint(csv_folder, uninterrupted, tmp_pa
     assert all(torch.equal(t, weights[k]) for k, t in uninterrupted(1, 400).items())
 
 
+@pytest.mark.parametrize("when", ["between", "at the end"])
+def test_sigterm_ends_an_evaluation(when, csv_folder, tmp_path):  # noqa: F811
+    long = ["--eval_steps", "1000000", "--eval_every", "20" if when == "between" else "0"]
+    p = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *flags(csv_folder, tmp_path, 40), *long],
+        cwd=ROOT,
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    begun = time.time()
+    if when == "between":
+        log = tmp_path / "metrics.csv"
+        while not (log.exists() and "\n10," in log.read_text()):
+            assert time.time() - begun < 60 and p.poll() is None
+            time.sleep(0.05)
+        time.sleep(3)  # ten more steps of a few milliseconds each
+    else:
+        assert any(line.startswith("trained") for line in p.stdout)
+    begun = time.time()
+    p.send_signal(signal.SIGTERM)
+    _, err = p.communicate(timeout=60)
+    assert time.time() - begun < 10 and p.returncode == 128 + signal.SIGTERM, err
+    step, message = (20, "stopped at step 20") if when == "between" else (40, "while evaluating")
+    assert message in err and train.checkpoints(tmp_path)[-1].name.endswith(f"{step:08}")
+    done = torchrun(1, ROOT / "train.py", *flags(csv_folder, tmp_path, 40), "--resume")
+    assert done.returncode == 0 and f"step {step}" in done.stdout, done.stderr
+
+
 def test_resume_with_another_number_of_processes(csv_folder, tmp_path):  # noqa: F811
     first = torchrun(1, ROOT / "train.py", *flags(csv_folder, tmp_path, 20))
     assert first.returncode == 0, first.stderr
