@@ -131,7 +131,8 @@ def rollout(model: TRM, inputs, ids, steps: int | None, noise: float) -> list:
 def choose(selection: str, last, first, q, when) -> np.ndarray:
     """One answer per puzzle, (B, cells), out of K rollouts.
 
-    last, first: (K, B, cells); q, when: (K, B); as `rollout` returns them. Who is equal otherwise is ordered by q; "first" is "q" where no rollout was ever sure.
+    last, first: (K, B, cells); q, when: (K, B); as `rollout` returns them. Who is equal otherwise
+    is ordered by q; "first" is "q" where no rollout was ever sure.
     """
     B = np.arange(last.shape[1])
     surest = last[q.argmax(0), B]
