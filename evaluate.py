@@ -314,6 +314,16 @@ def rank_0_first(function: Callable, *args):
     return result if rank == 0 else function(*args)
 
 
+def leave(code: int) -> None:
+    """End this process. Under torchrun at once: a gloo thread that outlives the interpreter aborts
+    it now and then, and torchrun would take a finished run for a failed one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        os._exit(code)
+    sys.exit(code)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The flags."""
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -437,4 +447,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -39,7 +39,9 @@ import torch.distributed as dist
 
 import tinytrm
 from data.tasks import Task, first, open_task
-from evaluate import Parser, choose_device, describe, join_processes, rank_0_first, rollouts, score
+from evaluate import (
+    Parser, choose_device, describe, join_processes, leave, rank_0_first, rollouts, score
+)  # fmt: skip
 from tinytrm import METRICS, PRESETS, Config, State, compute_dtype, ranks
 
 # ------------------------------------------------------------------------------------------------
@@ -680,4 +682,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
