@@ -315,8 +315,8 @@ def rank_0_first(function: Callable, *args):
 
 
 def leave(code: int) -> None:
-    """End this process. Under torchrun at once: a gloo thread that outlives the interpreter aborts
-    it now and then, and torchrun would take a finished run for a failed one."""
+    """End this process, under torchrun without the interpreter's clearing up: after an error the
+    other processes are not waited for, and gloo's threads may abort an interpreter that ends."""
     sys.stdout.flush()
     sys.stderr.flush()
     if "TORCHELASTIC_RUN_ID" in os.environ:

@@ -43,6 +43,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+if dist.is_available():  # Before any group of processes exists: this module keeps the group that it
+    import torch.distributed.nn  # noqa: F401  finds at import in its default arguments for ever, and
+    # gloo's threads then outlive destroy_process_group and abort the interpreter when it ends.
+
 # ------------------------------------------------------------------------------------------------
 # 1. Configuration
 

@@ -66,6 +66,25 @@ def test_processes_compute_the_same(processes, changes, alone, tmp_path):
     )
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are read from /proc")
+def test_no_thread_of_gloo_outlives_its_group():
+    """One that does aborts the interpreter, now and then, when it ends: SIGABRT after all is well.
+    The optimizer's first step imports torch modules that keep the group, if it exists by then."""
+    code = """
+import os, tinytrm, torch, torch.distributed as dist
+from test_tinytrm import tiny, toy_puzzles
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+dist.all_reduce(torch.zeros(1))
+tinytrm.train(tiny(steps=2), toy_puzzles())
+names = lambda: [open(f"/proc/self/task/{t}/comm").read() for t in os.listdir("/proc/self/task")]
+assert any("gloo" in n for n in names()), names()
+dist.destroy_process_group()
+assert not any("gloo" in n for n in names()), names()
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=ENV, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_weights_moved_further_than_the_tolerance(alone):
     start = tinytrm.TRM(tiny(dim=32)).state_dict()
     moved = [
@@ -240,6 +259,12 @@ def program(processes, folder, out, steps, *more):
     return [*start, str(ROOT / "train.py"), *flags(folder, out, steps), *more]
 
 
+def begin(command):
+    """Start a program, to read and to disturb while it runs."""
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=ENV, **pipes)
+
+
 def finish(command):
     done = subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -313,20 +338,7 @@ def test_killed_at_random_and_resumed_is_bit_identical(
 
 
 def test_sigterm_leaves_soon_with_a_checkpoint(csv_folder, uninterrupted, tmp_path):  # noqa: F811
-    p = subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / "train.py"),
-            *flags(csv_folder, tmp_path, 400),
-            "--save_every",
-            "100000",
-        ],
-        cwd=ROOT,
-        env=ENV,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    p = begin(program(1, csv_folder, tmp_path, 400, "--save_every", "100000"))
     for line in p.stdout:
         if line.startswith("step"):
             break
@@ -344,14 +356,7 @@ def test_sigterm_leaves_soon_with_a_checkpoint(csv_folder, uninterrupted, tmp_pa
 @pytest.mark.parametrize("when", ["between", "at the end"])
 def test_sigterm_ends_an_evaluation(when, csv_folder, tmp_path):  # noqa: F811
     long = ["--eval_steps", "1000000", "--eval_every", "20" if when == "between" else "0"]
-    p = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *flags(csv_folder, tmp_path, 40), *long],
-        cwd=ROOT,
-        env=ENV,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    p = begin(program(1, csv_folder, tmp_path, 40, *long))
     begun = time.time()
     if when == "between":
         log = tmp_path / "metrics.csv"
@@ -381,20 +386,8 @@ def test_resume_with_another_number_of_processes(csv_folder, tmp_path):  # noqa:
 
 @pytest.mark.slow
 def test_torchrun_restarts_killed_workers(csv_folder, tmp_path):  # noqa: F811
-    p = subprocess.Popen(
-        [
-            *TORCHRUN,
-            "--nproc_per_node=4",
-            "--max-restarts=3",
-            str(ROOT / "train.py"),
-            *flags(csv_folder, tmp_path, 1500),
-        ],
-        cwd=ROOT,
-        env=ENV,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    four = [*TORCHRUN, "--nproc_per_node=4", "--max-restarts=3"]
+    p = begin([*four, str(ROOT / "train.py"), *flags(csv_folder, tmp_path, 1500)])
     kills, rng = 0, random.Random(0)
     while p.poll() is None and kills < 3:
         time.sleep(rng.uniform(4, 12))
@@ -407,3 +400,20 @@ def test_torchrun_restarts_killed_workers(csv_folder, tmp_path):  # noqa: F811
     out, err = p.communicate(timeout=280)
     assert p.returncode == 0 and kills > 0, f"{kills} kills\n{out}\n{err}"
     assert "resumed" in out and tinytrm.load(tmp_path).config.steps == 1500
+
+
+def test_leaving_under_torchrun_says_all_and_skips_the_exit_handlers():
+    code = """
+import atexit, evaluate, sys
+atexit.register(print, "late")
+print("said", end="")
+evaluate.leave(3)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**ENV, "TORCHELASTIC_RUN_ID": "x"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "said", "")
