@@ -30,6 +30,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -353,18 +354,29 @@ class Monitor:
     def __init__(self, args: argparse.Namespace, task: Task):
         self.args, self.task, self.config = args, task, task.config
         self.pending, self.stop, self.first_step, self.logged = [], 0, None, 0.0
-        self.evaluating = False
+        self.at_once = False
         self.started = self.saved = time.time()
         self.before = seconds_before(args.out / "metrics.csv") if ranks()[0] == 0 else 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.on_signal)
 
     def on_signal(self, number, frame):
-        """A step is finished first; an evaluation, which may take minutes, is not."""
         self.stop = number
-        if self.evaluating:
-            self.evaluating = False
+        if self.at_once:
+            self.at_once = False  # a second signal must not break into the clearing up
             raise Stopped(number, "stopped while evaluating, all saved; go on with --resume")
+
+    @contextmanager
+    def interruptible(self, at_once: bool = True):
+        """A step is finished before a signal is heeded; what runs in here, for minutes maybe, is
+        not: Stopped is raised at once, also for a signal that came with the last step."""
+        self.at_once = at_once
+        if at_once and self.stop:
+            self.on_signal(self.stop, None)
+        try:
+            yield
+        finally:
+            self.at_once = False
 
     def __call__(self, state: State, metrics: torch.Tensor) -> None:
         if self.first_step is None:
@@ -374,12 +386,10 @@ class Monitor:
         if state.step % self.SYNC == 0 or last or (self.stop and ranks()[1] == 1):
             rows, held_out = self.collect(state), {}
             if every and state.step % every == 0:
-                begun, self.evaluating = time.time(), ranks()[1] == 1  # others would wait for us
-                try:
+                begun, alone = time.time(), ranks()[1] == 1  # else the others would wait for us
+                # A signal ends the evaluation here, the training below, once the step is saved.
+                with suppress(Stopped), self.interruptible(alone):
                     held_out = score(self.task, state.ema, copies=0)
-                    self.evaluating = False
-                except Stopped:  # again below, once the step is saved
-                    pass
                 self.started += time.time() - begun  # seconds of training are what is logged
             if ranks()[0] == 0:
                 self.log(state, rows, held_out.get("exact_accuracy", ""), last)
@@ -564,7 +574,7 @@ def start_metrics(path: Path, step: int) -> None:
 
 
 def run(args: argparse.Namespace, config: Config) -> None:
-    """Data, training, evaluation, demonstration."""
+    """Data, training, evaluation."""
     device = choose_device(args.device)
     join_processes(device)
     rank, world = ranks()
@@ -590,9 +600,13 @@ def run(args: argparse.Namespace, config: Config) -> None:
         steps = state.step - (monitor.first_step or 0)
         print(f"trained   {steps:,} steps in {time.time() - begun:.0f} s: {args.out / 'model.pt'}",
               flush=True)
-    monitor.evaluating = True
-    if monitor.stop:  # it came with the last step
-        monitor.on_signal(monitor.stop, None)
+    with monitor.interruptible():
+        report(args, task, state, model)
+
+
+def report(args: argparse.Namespace, task: Task, state: State, model: tinytrm.TRM) -> None:
+    """Evaluate the trained model, show one answer, write the record if asked."""
+    rank = ranks()[0]
     result = score(task, model, copies=args.eval_copies)
     if rank == 0:
         if task.render:
