@@ -15,7 +15,6 @@ from types import FrameType
 from typing import Any, Callable, Iterator, NoReturn
 
 import torch
-import torch.distributed as dist
 
 from support.processes import first_to_fail
 
@@ -67,10 +66,10 @@ def _number(kind: type, text: str, least: float, most: float) -> Any:
 
 def check_target(flag: str, path: Path | None) -> None:
     """Raise ValueError, before the work, unless a file can be written at `path` after it."""
-    if path is None:
-        return
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{flag} {path}: is no plain file; give another name")
+    if path is None or path.exists() and not (path.is_file() or path.is_dir()):
+        return  # a device or a pipe is written to as it is
+    if path.is_dir():
+        raise ValueError(f"{flag} {path}: is a folder; name a file")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -170,7 +169,7 @@ def reason(e: BaseException) -> str:
         return one_line(f"{e.filename}: {e.strerror}" if e.filename else e.strerror)
     if isinstance(e, (ValueError, OSError)):
         return one_line(e)
-    if isinstance(e, dist.DistError) or "gloo" in str(e) or "NCCL" in str(e):
+    if type(e).__name__.startswith("Dist") or "gloo" in str(e) or "NCCL" in str(e):
         return ("lost another process; --resume, or torchrun --max-restarts, goes on from the last "
                 "checkpoint")
     if out_of_memory(e):

@@ -70,6 +70,15 @@ def rank_0_first(function: Callable[..., T], *args: Any) -> T:
     return result if rank == 0 else function(*args)
 
 
+def from_rank_0(function: Callable[..., T], *args: Any) -> T:
+    """What the function returns in process 0, where alone it is called, in every process."""
+    rank, world = ranks()
+    value = [function(*args) if rank == 0 else None]
+    if world > 1:
+        dist.broadcast_object_list(value, 0)
+    return value[0]  # type: ignore[return-value]
+
+
 def agree(flag: bool, device: torch.device) -> bool:
     """True in every process if it is true in any."""
     if ranks()[1] == 1:

@@ -1,9 +1,8 @@
-"""What train.py and evaluate.py must know of each kind of puzzle: its data, its score, its picture.
+"""What the programs must know of each kind of puzzle: its data, its score, its picture.
 
-A new kind of puzzle is one more function here that returns a `Task`. From Python none of this is
-needed: `tinytrm.train(config, Puzzles(inputs, labels))` takes any token grids.
+A new kind of puzzle is one more branch of `read_grids`, or a `Task` made in another way. From
+Python none of this is needed: `tinytrm.train(config, Puzzles(inputs, labels))` takes any grids.
 """
-
 from __future__ import annotations
 
 import dataclasses
@@ -18,10 +17,14 @@ import numpy as np
 import torch
 
 from data import arc, arc_mini, maze, sudoku
-from data.official import load_official
-from tinytrm import Config, Puzzles
+from data.files import sha256
+from data.grid import overlap, side_of
+from support.console import say
+from support.presets import PRESETS
+from tinytrm import TRM, Config, Puzzles
 
-HERE = Path(__file__).parent  # made or downloaded data goes here unless --data names another place
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "data"  # made or downloaded data goes here and nowhere else
 
 
 @dataclass
@@ -31,279 +34,210 @@ class Task:
     kind: str  # "sudoku", "maze" or "arc"
     config: Config  # of the model, now with the size of the puzzle table
     train: Any  # Puzzles, or what has their `check` and `draw`; None when only evaluating
-    test: Puzzles | None  # held-out puzzles; None for ARC, which is scored by voting
+    test: Any  # held-out Puzzles; None for ARC, which is scored by voting
     about: dict  # plain values, kept with the model, from which `reopen` finds the data again
-    render: Callable | None = None  # (inputs, answers, labels, color) of one puzzle -> text
-    judges: dict = field(default_factory=dict)  # other ways to be right, see evaluate.score
+    render: Callable | None = None  # (inputs, answers, labels, colour) of one puzzle -> text
+    judges: dict = field(default_factory=dict)  # other ways to be right, see scoring.score
     disguise: Callable | None = None  # exact symmetries, as data.sudoku.disguise
+    canonical: Callable | None = None  # the same bytes for symmetric copies
     corpus: Any = None  # ARC: tasks and questions
     table: Any = None  # ARC: what each puzzle id stands for
+    remarks: list[str] = field(default_factory=list)  # what one must know to read the score
 
-    def tensors(self) -> dict:
-        """What must be kept with the model besides `about`: the meaning of the puzzle ids."""
+    def extra(self) -> dict:
+        """What must be kept with the model: `about`, and the meaning of its puzzle ids."""
         if self.table is None:
-            return {}
-        columns = {
-            k: torch.from_numpy(getattr(self.table, k)) for k in ("task", "dihedral", "colours")
-        }
-        return dict(puzzle_ids=columns)
+            return dict(about=self.about)
+        columns = {k: torch.from_numpy(getattr(self.table, k)) for k in TABLE}
+        return dict(about=self.about, puzzle_ids=columns)
 
 
-def first(puzzles: Puzzles, count: int) -> Puzzles:
-    """The first so many puzzles."""
-    return Puzzles(
-        puzzles.inputs[:count], puzzles.labels[:count], puzzles.ids[:count], puzzles.augment
-    )
+TABLE = ("task", "dihedral", "colours")  # columns of an ARC table
 
 
-def _portable(path: Path) -> str:
-    """How a checkpoint names its data: below the repository relative to it, else as given."""
-    path = Path(path)
-    inside = path.is_absolute() and path.is_relative_to(HERE.parent)
-    return str(path.relative_to(HERE.parent) if inside else path)
+def sample(puzzles: Puzzles, count: int) -> Puzzles:
+    """A choice of so many puzzles, always the same."""
+    rows = np.sort(np.random.default_rng(0).permutation(len(puzzles))[:count])
+    return Puzzles(puzzles.inputs[rows], puzzles.labels[rows], puzzles.ids[rows], puzzles.augment)
 
 
-def open_task(preset: str, config: Config, data: Path | None) -> Task:
+def open_task(preset: str, config: Config, data: Path | None, augment_mazes: bool = False) -> Task:
     """The task of a preset, for training. Raises ValueError or OSError with one line."""
-    kind = preset.split("-")[0].rstrip("0123456789")
-    task = dict(sudoku=_sudoku, maze=_maze, arc=_arc)[kind](preset, config, data)
+    kind, _, corpus = PRESETS[preset]
+    if kind == "arc":
+        task = _open_arc(corpus, config, data)
+    else:
+        task = _open_grids(kind, config, data, kind == "sudoku" or augment_mazes)
+    _check(task, task.train, task.test)
+    return task
+
+
+def reopen(model: TRM, data: Path | None = None) -> Task:
+    """The task of a loaded model, with its held-out puzzles or those in `data`. Writes nothing."""
+    about, config = getattr(model, "extra", {}).get("about"), model.config
+    if not about:
+        raise ValueError("this model does not say what it was trained on: not made by train.py; "
+                         "evaluate it from Python, by tinytrm.evaluate")
+    path = Path(data) if data else ROOT / about["data"]  # an absolute path stays what it is
+    if about["kind"] == "arc":
+        table = arc.Table(about["tasks"], *(model.extra["puzzle_ids"][k].numpy() for k in TABLE))
+        if table.sha256() != about["sha256"] or len(table) != config.num_puzzles:
+            raise ValueError("the checkpoint's puzzle ids are not those it was trained with: a "
+                             "damaged file")
+        if data and about["corpus"] == "mini":
+            raise ValueError("--data does nothing here: the toy tasks are generated")
+        corpus = _corpus(about["corpus"], path)
+        return Task("arc", config, None, None, about, corpus=corpus, table=table)
+    path = path / "test.csv" if path.is_dir() else path
+    inputs, labels, looks = read_grids(about["kind"], path, about["box"])
+    trained, split, remarks = sha256(path) == about["sha256"], about["split"], []
+    if split is not None and trained:
+        held = _held_out(len(inputs), split)
+        inputs, labels = inputs[held], labels[held]
+        remarks.append(f"the tenth of {path} that training held out")
+    elif split is not None and data is None:
+        raise ValueError(f"{path}: has changed since training, so that nobody knows which of its "
+                         "puzzles were held out; name others by --data")
+    elif trained:
+        remarks.append(f"NOT HELD OUT: it was trained on these puzzles, {path}")
+    task = Task(about["kind"], config, None, Puzzles(inputs, labels), about, remarks=remarks,
+                **looks)
+    _check(task, task.test)
+    return task
+
+
+def _check(task: Task, *puzzles: Any) -> None:
+    """Raise ValueError, naming the file, for puzzles that do not fit the model."""
     try:
-        task.train.check(task.config)
-        if task.test is not None:
-            task.test.check(task.config)
+        for some in puzzles:
+            if some is not None:
+                some.check(task.config)
+        side, tokens = side_of(task.config.seq_len), task.config.vocab_size
+        right = {"sudoku": side + 2, "maze": maze.VOCAB_SIZE}.get(task.kind, tokens)
+        if tokens != right:
+            raise ValueError(f"vocab_size is {right} for these puzzles, not {tokens}")
     except ValueError as e:
         raise ValueError(f"{task.about['data']}: {e}") from None
-    return task
 
 
-def reopen(model, data: Path | None = None) -> Task:
-    """The task of a loaded model, with its held-out puzzles or those in `data`."""
-    about = getattr(model, "extra", {}).get("about")
-    if not about:
-        raise ValueError("this model does not say what it was trained on; give --task and --data")
-    path, config = Path(data or about["data"]), model.config
-    if data is None and not path.exists():
-        path = HERE.parent / path  # as `_portable` wrote it
-    if about["kind"] == "arc":
-        corpus = _corpus(about["corpus"], path)
-        table = arc.Table(
-            about["tasks"],
-            *(model.extra["puzzle_ids"][k].numpy() for k in ("task", "dihedral", "colours")),
-        )
-        if table.sha256() != about["sha256"] or len(table) != config.num_puzzles:
-            raise ValueError(
-                "the checkpoint's puzzle ids are not those it was trained with: a damaged file"
-            )
-        return Task("arc", config, None, None, about, corpus=corpus, table=table)
-    if data is None or path.is_dir():
-        path = _split(path)[1]
-    reader = (
-        _read_maze if about["kind"] == "maze" else lambda p: _read_sudoku(p, tuple(about["box"]))
-    )
-    inputs, labels, looks = reader(path)
-    task = Task(about["kind"], config, None, Puzzles(inputs, labels), about, **looks)
-    try:
-        task.test.check(config)
-    except ValueError as e:
-        raise ValueError(f"{path}: {e}") from None
-    return task
+def copies(task: Task) -> int:
+    """How many of the held-out puzzles are symmetric copies of training puzzles."""
+    if task.test is None or task.canonical is None:
+        return 0
+    return int(overlap(task.train.inputs, task.test.inputs, task.canonical).sum())
 
 
 # ------------------------------------------------------------------------------------------------
 # Sudoku and mazes: CSV files, read, generated or downloaded
 
 
-def _sudoku(preset: str, config: Config, data: Path | None) -> Task:
-    side = _side(config)
-    box = sudoku.default_box(side)
-    if data is None and side == 9:
-        data = sudoku.download(HERE / "sudoku-extreme")
-    elif data is None:  # only 36 different minimal 4x4 puzzles exist
-        counts = (24, 12) if side == 4 else (1000, 1000)
-        data = _generated(
-            f"sudoku{side}-seed{config.seed}",
-            counts,
-            lambda n: sudoku.generate(n, box, seed=config.seed),
-            lambda path, x, y: sudoku.write_csv(path, x, y, box, "generated"),
-        )
-    return _from_csv(
-        "sudoku",
-        config,
-        data,
-        lambda path: _read_sudoku(path, None),
-        sudoku.augmenter(box),
-        box=list(box),
-    )
+def read_grids(kind: str, path: Path, box: list[int] | None = None
+               ) -> tuple[np.ndarray, np.ndarray, dict]:
+    """A CSV file: inputs and labels, (N, L) each, and fields of the Task."""
+    if kind == "maze":
+        inputs, labels, _ = maze.read_csv(path)
+        return inputs, labels, dict(render=maze.render, canonical=maze.canonical,
+                                    judges={"valid_path_accuracy": maze.valid_paths})
+    inputs, labels, shape = sudoku.read_csv(path, tuple(box) if box else None)
+
+    def render(x: np.ndarray, y: np.ndarray, answer: np.ndarray, colour: bool) -> str:
+        return sudoku.render(x, y, answer, shape, colour)
+
+    return inputs, labels, dict(render=render, disguise=partial(sudoku.disguise, box=shape),
+                                canonical=partial(sudoku.canonical, box=shape))
 
 
-def _maze(preset: str, config: Config, data: Path | None) -> Task:
-    side, augment = _side(config), maze.augment
+def _open_grids(kind: str, config: Config, data: Path | None, augment: bool) -> Task:
+    """A Task of a folder with train.csv and test.csv, or of one CSV: a tenth is held out."""
+    side = side_of(config.seq_len)
+    box = sudoku.default_box(side) if kind == "sudoku" else None
+    split, remarks = None, []
     if data is None:
-        # Small mazes are cheap, so there are many of them, and none needs to be turned around: a
-        # copy of a maze has another labelled path among the shortest ones, see maze.augment.
-        count, augment = (20_000, None) if side < 20 else (1000, augment)
-        data = _generated(
-            f"maze{side}-seed{config.seed}",
-            (count, 1000),
-            lambda n: maze.generate(n, side, seed=config.seed),
-            maze.write_csv,
-        )
-    return _from_csv("maze", config, data, _read_maze, augment)
+        train, test = _own_data(kind, side, config.seed)
+    elif data.is_file():
+        train, test, split = data, None, config.seed
+    else:
+        train, test = data / "train.csv", data / "test.csv"
+        for file in (train, test):
+            if not file.is_file():
+                raise FileNotFoundError(f"{data}: there is no {file.name} in it; give a folder "
+                                        "with train.csv and test.csv, or one CSV file")
+    x, y, looks = read_grids(kind, train)
+    if test:
+        x_test, y_test, _ = read_grids(kind, test)
+    elif len(x) < 2:
+        raise ValueError(f"{data}: holds one puzzle; training and held-out puzzles need at least "
+                         "two")
+    else:
+        held = _held_out(len(x), config.seed)
+        x, y, x_test, y_test = x[~held], y[~held], x[held], y[held]
+    if box and box[0] != box[1]:
+        remarks.append(f"boxes of {box[0]} rows and {box[1]} columns taken for granted")
+    about = dict(kind=kind, data=_portable(data or train.parent), sha256=sha256(train),
+                 split=split, augmented=augment, box=list(box) if box else None)
+    symmetries = sudoku.augmenter(box) if box else maze.augment
+    return Task(kind, config, Puzzles(x, y, augment=symmetries if augment else None),
+                Puzzles(x_test, y_test), about, remarks=remarks, **looks)
 
 
-def _read_sudoku(path: Path, box: tuple[int, int] | None):
-    inputs, labels, box = sudoku.read_csv(path, box)
-    render = lambda x, y, labels, color: sudoku.render(x, y, box, labels, color)
-    return inputs, labels, dict(render=render, disguise=partial(sudoku.disguise, box=box))
-
-
-def _read_maze(path: Path):
-    inputs, labels, _ = maze.read_csv(path)
-    return (
-        inputs,
-        labels,
-        dict(render=maze.render, judges={"valid_path_accuracy": maze.valid_paths}),
-    )
-
-
-def _side(config: Config) -> int:
-    side = math.isqrt(config.seq_len)
-    if side * side != config.seq_len:
-        raise ValueError(f"seq_len {config.seq_len} is not a square grid")
-    return side
-
-
-def _generated(name: str, counts: tuple[int, int], generate: Callable, write: Callable) -> Path:
-    """The folder of a generated data set, made now unless it is there. No puzzle is a symmetric
-    copy of another, so the held-out ones are new to the model in every sense."""
-    folder, start = HERE / name, time.time()
-    if not (folder / "test.csv").is_file():
-        inputs, labels = generate(sum(counts))
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / "train.csv", inputs[: counts[0]], labels[: counts[0]])
-        write(
-            folder / "test.csv", inputs[counts[0] :], labels[counts[0] :]
-        )  # last: it marks the end
-        print(
-            f"generated {sum(counts)} puzzles in {time.time() - start:.1f} s: {folder}", flush=True
-        )
-    return folder
-
-
-def _split(data: Path) -> tuple[Path, Path]:
-    """The training and held-out files of a folder: train.csv (or what download drew), test.csv."""
-    if not data.exists():
-        raise FileNotFoundError(f"{data}: no such file or folder")
-    drawn = sorted(data.glob("train-*-seed*.csv"))
-    files = (drawn[0] if drawn else data / "train.csv"), data / "test.csv"
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{data}: there is no {file.name} in it; give a folder with train.csv "
-                "and test.csv, or one CSV file"
-            )
+def _own_data(kind: str, side: int, seed: int) -> tuple[Path, Path]:
+    """Training and held-out files that are downloaded, or generated: then none of the puzzles is
+    a symmetric copy of another."""
+    if kind == "sudoku" and side == 9:
+        return sudoku.download(DATA / "sudoku-extreme")
+    folder = DATA / f"{kind}{side}-seed{seed}"
+    files = folder / "train.csv", folder / "test.csv"
+    if files[1].is_file():
+        return files
+    if kind == "sudoku":
+        box = sudoku.default_box(side)
+        counts = (24, 12) if side == 4 else (1000, 1000)  # there are 36 minimal 4x4 puzzles
+        generate, write = partial(sudoku.generate, box=box), partial(sudoku.write_csv, box=box)
+    else:  # small mazes are cheap, so there are many of them, and none needs to be turned around
+        counts = (20_000 if side < 20 else 1000, 1000)
+        generate, write = partial(maze.generate, side=side), maze.write_csv
+    say(f"generating {sum(counts):,} puzzles of {side}x{side} cells ...", end=" ")
+    start = time.time()
+    inputs, labels = generate(sum(counts), seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    write(files[0], inputs[:counts[0]], labels[:counts[0]])
+    write(files[1], inputs[counts[0]:], labels[counts[0]:])  # last: it marks the end
+    say(f"{time.time() - start:.1f} s: {_portable(folder)}")
     return files
 
 
-def _from_csv(
-    kind: str, config: Config, data: Path, read: Callable, augment: Callable, **about
-) -> Task:
-    """A Task of a folder with train.csv and test.csv, or of one CSV: a tenth is held out."""
-    if Path(data).is_file():
-        inputs, labels, looks = read(data)
-        if len(inputs) < 2:
-            raise ValueError(
-                f"{data}: holds one puzzle; training and held-out puzzles need at least two"
-            )
-        held = np.random.default_rng(config.seed).permutation(len(inputs)) < math.ceil(
-            len(inputs) / 10
-        )
-        parts = inputs[~held], labels[~held], inputs[held], labels[held]
-    else:
-        train, test = _split(Path(data))
-        parts = *read(train)[:2], *read(test)[:2]
-        looks = read(test)[2]
-    x, y, x_test, y_test = parts
-    return Task(
-        kind,
-        config,
-        Puzzles(x, y, augment=augment),
-        Puzzles(x_test, y_test),
-        dict(kind=kind, data=_portable(data), **about),
-        **looks,
-    )
+def _held_out(count: int, seed: int) -> np.ndarray:
+    """(count,) bool: the tenth of one file's puzzles that is not trained on."""
+    return np.random.default_rng(seed).permutation(count) < math.ceil(count / 10)
+
+
+def _portable(path: Path) -> str:
+    """How a checkpoint names its data: inside the repository relative to it, else absolute."""
+    path = Path(path).resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 # ------------------------------------------------------------------------------------------------
 # ARC
 
 
-def _corpus(name: str, data: Path):
+def _corpus(name: str, data: Path) -> Any:
     if name == "mini":
-        return arc_mini.mini_corpus(data)
+        return arc_mini.mini_corpus()
     if name in arc.PUBLIC:
         return arc.corpus(name, data)
     return arc.own_corpus([data / "training"], [data / "evaluation"])
 
 
-def _arc(preset: str, config: Config, data: Path | None) -> Task:
-    """arc1, arc2: the public folders below --data (default data/). A --data with `training` and
-    `evaluation` folders in it is one's own corpus. arc-mini: a dozen generated tasks."""
-    if data is not None and (data / "training").is_dir():
+def _open_arc(name: str, config: Config, data: Path | None) -> Task:
+    """The public corpora below --data (default data/), one's own where that has `training` and
+    `evaluation` folders, or a dozen toy tasks, which need no files."""
+    if data is not None and (name == "mini" or (data / "training").is_dir()):
         name = "own"
-    else:
-        name = "mini" if preset == "arc-mini" else preset
-        data = data or (HERE / f"arc-mini-seed{config.seed}" if name == "mini" else HERE)
-    corpus = _corpus(name, data)
+    corpus = _corpus(name, data or DATA)
     table = arc.build_table(corpus, 15 if name == "mini" else 1000, config.seed)
     config = dataclasses.replace(config, num_puzzles=len(table))
-    about = dict(
-        kind="arc",
-        data=_portable(data),
-        corpus=name,
-        tasks=table.tasks,
-        sha256=table.sha256(),
-    )
-    return Task(
-        "arc",
-        config,
-        arc.ArcPuzzles(corpus, table, _side(config)),
-        None,
-        about,
-        corpus=corpus,
-        table=table,
-    )
-
-
-# ------------------------------------------------------------------------------------------------
-# The authors' checkpoints
-
-
-def official_task(args) -> tuple[Any, Task]:
-    """The model in `--official FILE` and its task, from the arguments of evaluate.py."""
-    cells = dict(sudoku=81, maze=900, arc1=900, arc2=900)[args.task]
-    model = load_official(
-        args.official,
-        seq_len=cells,
-        n=args.n,
-        T=args.T,
-        heads=args.heads,
-        puzzle_tokens=args.puzzle_tokens,
-    )
-    if args.data is None:
-        raise ValueError(f"--official needs --data: where the {args.task} puzzles are")
-    model.extra = dict(about=dict(kind=args.task, data=str(args.data), box=[3, 3]))
-    if args.task in ("sudoku", "maze"):
-        return model, reopen(model, args.data)
-    if args.identifiers is None:
-        raise ValueError(
-            "--official for ARC needs --identifiers, which says what puzzle each row of its "
-            "table stands for"
-        )
-    corpus = arc.corpus(args.task, args.data)
-    table = arc.table_from_identifiers(
-        args.identifiers, corpus.tasks, rows=model.config.num_puzzles
-    )
-    return model, Task(
-        "arc", model.config, None, None, dict(sha256=table.sha256()), corpus=corpus, table=table
-    )
+    about = dict(kind="arc", data="toy tasks" if name == "mini" else _portable(data or DATA),
+                 corpus=name, tasks=table.tasks, sha256=table.sha256())
+    puzzles = arc.ArcPuzzles(corpus, table, side_of(config.seq_len))
+    return Task("arc", config, puzzles, None, about, corpus=corpus, table=table)
