@@ -12,110 +12,111 @@ The `arc-mini` preset answers over half of the 24 questions (README); after 2200
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from data.arc import own_corpus
+from data.arc import Corpus, own_corpus
+from data.files import read_text, replacing
 
 SIDE = 4  # of the square; no grid is larger
 
 # ------------------------------------------------------------------------------------------------
-# Rules: a function of (random, colours) makes a pair. `colours` are three different colours 1..9
-# that the task keeps; `random` goes on from pair to pair. Inputs are 4x4, 2x2 for larger outputs.
+# Rules: a function of (rng, colours) makes a pair. `colours` are three different colours 1..9 that
+# the task keeps; `rng` goes on from pair to pair. Inputs are 4x4, 2x2 for larger outputs.
 
 
-def _noise(random, colours, side=4, density=0.5):
+def _noise(rng, colours, side=4, density=0.5):
     """(side, side) grid: a cell is coloured with this chance, in one of `colours`."""
-    return np.where(random.random((side, side)) < density, random.choice(colours, (side, side)), 0)
+    return np.where(rng.random((side, side)) < density, rng.choice(colours, (side, side)), 0)
 
 
-def _box(random, low):
+def _box(rng, low):
     """Slices of a random rectangle in a 4x4 grid, its sides at least `low`."""
-    top, left = random.integers(0, 5 - low, 2)
-    return (slice(top, random.integers(top + low, 5)), slice(left, random.integers(left + low, 5)))
+    top, left = rng.integers(0, 5 - low, 2)
+    return (slice(top, rng.integers(top + low, 5)), slice(left, rng.integers(left + low, 5)))
 
 
-def mirror(random, colours):
+def mirror(rng, colours):
     """Left and right trade places."""
-    x = _noise(random, colours)
+    x = _noise(rng, colours)
     return x, x[:, ::-1]
 
 
-def recolour(random, colours):
+def recolour(rng, colours):
     """Two colours trade places."""
     a, b, _ = colours
-    x = _noise(random, colours)
+    x = _noise(rng, colours)
     return x, np.select([x == a, x == b], [b, a], x)
 
 
-def gravity(random, colours):
+def gravity(rng, colours):
     """Cells fall to the ground, keeping their order."""
-    x = _noise(random, colours, density=0.3)
+    x = _noise(rng, colours, density=0.3)
     return x, np.take_along_axis(x, np.argsort(x > 0, 0, kind="stable"), 0)
 
 
-def outline(random, colours):
+def outline(rng, colours):
     """Of a filled rectangle only the border stays."""
-    x, box = np.zeros((4, 4), int), _box(random, 3)
-    x[box] = random.choice(np.setdiff1d(np.arange(1, 10), colours[0]))
+    x, box = np.zeros((4, 4), int), _box(rng, 3)
+    x[box] = rng.choice(np.setdiff1d(np.arange(1, 10), colours[0]))
     y = x.copy()
     y[box][1:-1, 1:-1] = 0
     return x, y
 
 
-def fill(random, colours):
+def fill(rng, colours):
     """A hollow rectangle is filled with another colour."""
-    full, hollow = outline(random, colours)
+    full, hollow = outline(rng, colours)
     return hollow, np.where(full > hollow, colours[0], hollow)
 
 
-def count(random, colours):
+def count(rng, colours):
     """As many cells in a row as there are cells."""
-    n = random.integers(1, 5)
+    n = rng.integers(1, 5)
     x = np.zeros((4, 4), int)
-    x.flat[random.permutation(16)[:n]] = colours[0]
+    x.flat[rng.permutation(16)[:n]] = colours[0]
     return x, np.full((1, n), colours[0])
 
 
-def crop(random, colours):
+def crop(rng, colours):
     """The rectangle around the object."""
-    x, box = np.zeros((4, 4), int), _box(random, 2)
-    x[box] = random.choice(colours, x[box].shape)
+    x, box = np.zeros((4, 4), int), _box(rng, 2)
+    x[box] = rng.choice(colours, x[box].shape)
     return x, x[box]
 
 
-def tile(random, colours):
+def tile(rng, colours):
     """The grid twice, side by side."""
-    x = _noise(random, colours, 2)
+    x = _noise(rng, colours, 2)
     return x, np.hstack([x, x])
 
 
-def lines(random, colours):
+def lines(rng, colours):
     """Every dot becomes a full row."""
     x = np.zeros((4, 4), int)
-    rows = random.permutation(4)[: random.integers(1, 4)]
-    x[rows, random.integers(0, 4, len(rows))] = random.choice(colours, len(rows))
+    rows = rng.permutation(4)[:rng.integers(1, 4)]
+    x[rows, rng.integers(0, 4, len(rows))] = rng.choice(colours, len(rows))
     return x, np.broadcast_to(x.max(1, keepdims=True), x.shape)
 
 
-def majority(random, colours):
+def majority(rng, colours):
     """One cell of the colour that most cells have."""
-    x = _noise(random, colours[:2], density=1.0)
+    x = _noise(rng, colours[:2], density=1.0)
     more = (x == colours[0]).sum() > 8
     return x, np.array([[colours[0] if more else colours[1]]])
 
 
-def frame(random, colours):
+def frame(rng, colours):
     """A border drawn around the grid, over what was there."""
-    x = _noise(random, colours[1:])
+    x = _noise(rng, colours[1:])
     return x, np.pad(x[1:-1, 1:-1], 1, constant_values=colours[0])
 
 
-def enlarge(random, colours):
+def enlarge(rng, colours):
     """Every cell becomes two by two."""
-    x = _noise(random, colours, 2)
+    x = _noise(rng, colours, 2)
     return x, x.repeat(2, 0).repeat(2, 1)
 
 
@@ -125,35 +126,56 @@ RULES = (mirror, recolour, gravity, outline, fill, count,
 # ------------------------------------------------------------------------------------------------
 
 
-def make_task(rule, random, demonstrations=32, tests=4):
-    """One task in ARC's JSON format; no two of its inputs are equal."""
-    colours = 1 + random.permutation(9)[:3]
-    pairs, wanted = {}, demonstrations + tests
+def make_task(rule: Callable, rng: np.random.Generator, demonstrations: int = 32,
+              tests: int = 4) -> dict[str, list]:
+    """One task in ARC's JSON format; no two of its inputs are equal.
+
+    Raises ValueError for a rule without so many different inputs.
+    """
+    colours = 1 + rng.permutation(9)[:3]
+    found: dict[str, dict] = {}
+    wanted = demonstrations + tests
     for _ in range(100 * wanted):
-        x, y = (grid.tolist() for grid in rule(random, colours))
-        pairs.setdefault(str(x), {"input": x, "output": y})
-        if len(pairs) == wanted:
+        x, y = (grid.tolist() for grid in rule(rng, colours))
+        found.setdefault(str(x), {"input": x, "output": y})
+        if len(found) == wanted:
             break
-    if len(pairs) < wanted:
-        raise ValueError(f"rule {rule.__name__} has {len(pairs)} different inputs, not {wanted}")
-    pairs = list(pairs.values())
+    if len(found) < wanted:
+        raise ValueError(f"rule {rule.__name__} has {len(found)} different inputs, not {wanted}")
+    pairs = list(found.values())
     return {"train": pairs[:demonstrations], "test": pairs[demonstrations:]}
 
 
-def mini_corpus(folder, tasks=12, seed=0):
-    """Write `tasks` tasks into `folder`/training and `folder`/evaluation, half each, and read them.
+def mini_tasks(tasks: int = 12, seed: int = 0) -> dict[str, dict[str, dict]]:
+    """{"training": {name: task}, "evaluation": {name: task}}, half each, tasks in JSON format.
 
-    Task k follows RULES[k % 12]. The same seed gives the same files; returns their `Corpus`.
+    Task k follows RULES[k % 12]. The same arguments give the same tasks.
     """
-    folder = Path(folder)
-    for name in ("training", "evaluation"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    made: dict[str, dict[str, dict]] = {"training": {}, "evaluation": {}}
     for k in range(tasks):
         rule = RULES[k % len(RULES)]
-        task = make_task(rule, np.random.default_rng((seed, k)))
-        role = ("evaluation", "training")[k % 2]
-        path = folder / role / f"{rule.__name__}{k // len(RULES)}.json"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")  # several may write at once
-        temporary.write_text(json.dumps(task))
-        os.replace(temporary, path)
-    return own_corpus([folder / "training"], [folder / "evaluation"], "arc-mini")
+        name = f"{rule.__name__}{k // len(RULES)}"
+        made["training" if k % 2 else "evaluation"][name] = make_task(
+            rule, np.random.default_rng((seed, k)))
+    return made
+
+
+def mini_corpus(tasks: int = 12, seed: int = 0) -> Corpus:
+    """The corpus of `mini_tasks`, made in memory: no file is read or written."""
+    made = mini_tasks(tasks, seed)
+    return own_corpus([made["training"]], [made["evaluation"]], "arc-mini")
+
+
+def write_tasks(folder: str | Path, tasks: int = 12, seed: int = 0) -> None:
+    """Write `mini_tasks` as one JSON file each into `folder`/training and `folder`/evaluation.
+
+    Raises ValueError, and writes nothing, if one would take the place of another file; OSError.
+    """
+    files = {Path(folder, role, f"{name}.json"): json.dumps(task)
+             for role, made in mini_tasks(tasks, seed).items() for name, task in made.items()}
+    for path, content in files.items():
+        if path.exists() and read_text(path) != content:
+            raise ValueError(f"{path}: is there already, with other content; name another folder")
+    for path, content in files.items():
+        with replacing(path) as file:
+            file.write(content.encode())

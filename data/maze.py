@@ -19,13 +19,15 @@ for the share of walls (mean 0.372, real 0.371), 0.013 for the steps (mean 113.9
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
-import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+
+from data.files import read_rows, write_rows
+from data.grid import Random, dihedral, side_of
 
 CHARACTERS = "# SGo"  # tokens 1..5
 WALL, OPEN, START, GOAL, PATH = range(1, 6)
@@ -39,15 +41,7 @@ REPEAT = 100  # a copy of an earlier maze counts, and costs, as much as so many 
 # The label rule
 
 
-def side_of(cells):
-    """Side of a square of so many cells. ValueError if there is none, or it is below 2."""
-    side = math.isqrt(cells)
-    if side * side != cells or side < 2:
-        raise ValueError(f"{cells} cells are no square maze; expected 4, 9, 16, ... 900 for 30x30")
-    return side
-
-
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _neighbours(side):
     """For every cell its neighbours, in the order that decides between equally short paths."""
     cells = np.pad(np.arange(side * side).reshape(side, side), 1, constant_values=-1)
@@ -80,8 +74,8 @@ def _draw_path(maze, parent, goal):
     return answer
 
 
-def label(inputs):
-    """Questions (N, L) -> answers (N, L) by the data set's rule. ValueError if one has no way."""
+def label(inputs: np.ndarray) -> np.ndarray:
+    """Questions (N, L) -> answers (N, L) by the data set's rule. Raises ValueError."""
     inputs = np.asarray(inputs)
     answers, side = np.empty_like(inputs), side_of(inputs.shape[1])
     for i, maze in enumerate(inputs):
@@ -148,7 +142,7 @@ def _arrival(is_open, start, goal):
     return arrival
 
 
-def valid_paths(inputs, predictions, labels):
+def valid_paths(inputs: np.ndarray, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Which predictions are right, be it in another way than the label? -> (N,) bool.
 
     Right: walls, S and G are where the question has them, and the 'o' cells form one line of open
@@ -170,7 +164,7 @@ def valid_paths(inputs, predictions, labels):
 # Generator
 
 
-def default_min_path(side):
+def default_min_path(side: int) -> int:
     """109 steps for side 30, as in Maze-Hard; 29 for 10 and 21 for 8, 10 and 25 times as common."""
     return max(1, 4 * side - 11)
 
@@ -222,20 +216,22 @@ def _draw_samples(rng, side, min_path, tries):
             yield maze, _draw_path(maze, parent, goal)
 
 
-def generate(count, side=30, min_path=None, seed=0, exclude=()):
+def generate(count: int, side: int = 30, min_path: int | None = None, seed: int = 0,
+             exclude: Iterable[bytes] = ()) -> tuple[np.ndarray, np.ndarray]:
     """Random mazes distributed like Maze-Hard -> (inputs, labels), both (count, side * side) uint8.
 
     min_path  smallest number of steps from S to G (path cells + 1); None: `default_min_path(side)`
     exclude   canonical forms (see `canonical`) that may not appear, those of a training set say
     No maze is a dihedral copy of another. The result is a function of the arguments alone, and a
-    smaller count gives the first rows of a larger one. ValueError when PATIENCE random mazes in a
-    row bring nothing new.
+    smaller count gives the first rows of a larger one. Raises ValueError when PATIENCE random mazes
+    in a row bring nothing new.
     """
     min_path = default_min_path(side) if min_path is None else min_path
     if side < 2 or not 1 <= min_path < side**2 or count < 0:
         raise ValueError(f"mazes need side >= 2, min_path in 1..side*side-1 and count >= 0, "
                          f"not side {side}, min_path {min_path}, count {count}")
-    rng, seen, kept, dry = np.random.default_rng(seed), set(exclude), [], 0
+    rng, seen, dry = np.random.default_rng(seed), set(exclude), 0
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
     tries = max(8, min(2**14, 2**22 // side**2) // 8 * 8)  # in one go: they should fit the cache
     while len(kept) < count:
         if dry > PATIENCE:
@@ -260,20 +256,8 @@ def generate(count, side=30, min_path=None, seed=0, exclude=()):
 # Symmetries
 
 
-@functools.lru_cache(maxsize=None)
-def dihedral(side):
-    """(8, L) cell numbers: `grid[dihedral(side)[k]]` is copy k of a flattened grid.
-
-    Numbered as by the authors: 0 as it is, 1-3 `rot90` k times, 4 `fliplr`, 5 `flipud`,
-    6 transpose, 7 `fliplr(rot90)`.
-    """
-    cells = np.arange(side * side).reshape(side, side)
-    copies = [np.rot90(cells, k) for k in range(4)]
-    copies += [np.fliplr(cells), np.flipud(cells), cells.T, np.fliplr(np.rot90(cells))]
-    return np.stack(copies).reshape(8, -1)
-
-
-def augment(inputs, labels, random):
+def augment(inputs: np.ndarray, labels: np.ndarray,
+            random: Random) -> tuple[np.ndarray, np.ndarray]:
     """One of the 8 dihedral copies of each maze with its answer; all arrays (B, L).
 
     `random(k)` gives fresh uniform numbers (B, k), row i for maze i. A copied answer is a shortest
@@ -287,7 +271,7 @@ def augment(inputs, labels, random):
     return np.take_along_axis(inputs, cells, 1), np.take_along_axis(labels, cells, 1)
 
 
-def canonical(inputs):
+def canonical(inputs: np.ndarray) -> list[bytes]:
     """The smallest of the 8 dihedral copies of each maze (N, L), as N bytes objects of length L."""
     inputs = np.asarray(inputs, np.uint8)
     copies = inputs[:, dihedral(side_of(inputs.shape[1]))]  # (N, 8, L)
@@ -295,104 +279,60 @@ def canonical(inputs):
 
 
 # ------------------------------------------------------------------------------------------------
-# Files: CSV with the columns source,question,answer,rating; only question and answer are required
+# Files: see `data.files`
 
 
-def _rows(path):
-    """The rows of a CSV file as dicts. ValueError if it cannot be read, or lacks what we need."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), reader.fieldnames or []
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; give the path of a CSV file") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: is not UTF-8 text; give a CSV file of mazes") from None
-    except csv.Error as error:
-        raise ValueError(f"{path}: is no CSV file ({error}); give a CSV file of mazes") from None
-    missing = [name for name in ("question", "answer") if name not in columns]
-    if missing and columns:
-        raise ValueError(f"{path}: no column {' and '.join(missing)}; the first line must name "
-                         f"question and answer, it is {','.join(columns)[:60]!r}")
-    if not rows:
-        raise ValueError(f"{path}: holds no mazes; expected a header line, then one maze a line")
-    return rows
+def check(inputs: np.ndarray, labels: np.ndarray,
+          where: Callable[[int], str] = "row {}".format) -> None:
+    """Raise ValueError for the first row that is no maze with a path from S to G.
 
-
-_TOKENS = np.zeros(256, np.uint8)  # of every byte; 0 for a character that no maze has
-_TOKENS[list(CHARACTERS.encode())] = range(1, VOCAB_SIZE)
-
-
-def _encode(text, what, allowed):
-    """Text -> tokens (L,). ValueError for a character that is not `allowed` in this `what`."""
-    tokens = _TOKENS[np.frombuffer(text.encode("ascii", "replace"), np.uint8)]
-    bad = (tokens == 0) | (tokens > len(allowed))
-    if bad.any():
-        at = int(bad.argmax())
-        raise ValueError(f"character {at + 1} of the {what} is {text[at]!r}, none of {allowed!r}")
-    return tokens
-
-
-def _parse(question, answer):
-    """Texts -> question and answer tokens (L,), checked except for the course of the path."""
-    if len(question) != len(answer):
-        raise ValueError(f"the question has {len(question)} characters, the answer {len(answer)}")
-    side = side_of(len(question))
-    question = _encode(question, "question", CHARACTERS[:-1])
-    answer = _encode(answer, "answer", CHARACTERS)
-    for name, token in (("S", START), ("G", GOAL)):
-        if (found := int((question == token).sum())) != 1:
-            raise ValueError(f"the question has {found} cells {name}; it must have exactly one")
-    wrong = np.where(answer == PATH, OPEN, answer) != question
-    if wrong.any():
-        r, c = divmod(int(wrong.argmax()), side)
-        raise ValueError(f"the answer changes line {r + 1}, column {c + 1} of the maze; "
-                         f"it may only turn open cells into 'o'")
-    return question, answer
-
-
-def read_csv(path):
-    """CSV of mazes -> inputs, labels, both (N, L) uint8, and the side.
-
-    ValueError, naming the row (1 = the first below the header), for anything that is no maze with a
-    path from S to G, and for a row of another size. That the path is shortest is not checked.
+    inputs, labels (N, L) tokens; `where(row)` names a row, counted from 1. That the path is the
+    shortest is not checked.
     """
-    pairs = []
-    for number, row in enumerate(_rows(path), 1):
-        try:
-            pairs.append(_parse(row["question"] or "", row["answer"] or ""))
-            if len(pairs[-1][0]) != len(pairs[0][0]):
-                raise ValueError(f"{len(pairs[-1][0])} cells, but {len(pairs[0][0])} in row 1; "
-                                 f"a file holds mazes of one size")
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}") from None
-    inputs, labels = map(np.stack, zip(*pairs))
-    broken = ~valid_paths(inputs, labels, labels)
-    if broken.any():
-        raise ValueError(f"{path}, row {int(broken.argmax()) + 1}: the 'o' cells of the answer are "
-                         f"not one line from S to G; correct or remove the row")
-    return inputs, labels, side_of(inputs.shape[1])
+    starts, goals = ((inputs == token).sum(1) for token in (START, GOAL))  # (N,)
+    changed = np.where(labels == PATH, OPEN, labels) != inputs  # (N, L)
+    bad = (starts != 1) | (goals != 1) | changed.any(1) | ~valid_paths(inputs, labels, labels)
+    if not bad.any():
+        return
+    row = int(bad.argmax())
+    for name, count in (("S", starts[row]), ("G", goals[row])):
+        if count != 1:
+            raise ValueError(f"{where(row + 1)}: the question has {count} cells {name}; it must "
+                             f"have exactly one")
+    if changed[row].any():
+        r, c = divmod(int(changed[row].argmax()), side_of(inputs.shape[1]))
+        raise ValueError(f"{where(row + 1)}: the answer changes line {r + 1}, column {c + 1} of "
+                         f"the maze; it may only turn open cells into 'o'")
+    raise ValueError(f"{where(row + 1)}: the 'o' cells of the answer are not one line from S to G; "
+                     f"correct or remove the row")
 
 
-def write_csv(path, inputs, labels, source="generated"):
+def read_csv(path: str | Path) -> tuple[np.ndarray, np.ndarray, int]:
+    """CSV file -> inputs, labels, both (N, L) uint8, and the side.
+
+    Raises ValueError, naming the place, for a row that `check` refuses or that is of another size.
+    """
+    rows = read_rows(path)
+    side, alphabet = rows.side, dict(zip(CHARACTERS, range(1, VOCAB_SIZE)))
+    inputs = rows.tokens("question", dict(zip(CHARACTERS[:-1], range(1, PATH))))
+    labels = rows.tokens("answer", alphabet)
+    check(inputs, labels, rows.where)
+    return inputs, labels, side
+
+
+def write_csv(path: str | Path, inputs: np.ndarray, labels: np.ndarray,
+              source: str = "generated") -> None:
     """Write mazes (N, L) as `read_csv` reads them; rating = cells of the path, both ends included.
 
-    The file appears complete or not at all. ValueError for values that are no tokens of a maze.
+    The file appears complete or not at all. Raises ValueError for values that are no tokens of a
+    maze, OSError.
     """
     inputs, labels = np.asarray(inputs), np.asarray(labels)
-    both = np.stack([inputs, labels], 1)  # (N, 2, L)
-    if not np.isin(both, range(1, VOCAB_SIZE)).all():
+    if not np.isin([inputs, labels], range(1, VOCAB_SIZE)).all():
         raise ValueError(f"{path}: not written; mazes consist of tokens 1 to {VOCAB_SIZE - 1}")
-    text = np.frombuffer(f"?{CHARACTERS}".encode(), np.uint8)[both]
-    rows = [(source, q.tobytes().decode(), a.tobytes().decode(), (a == ord("o")).sum() + 2)
-            for q, a in text]
-    unfinished = Path(f"{path}.{os.getpid()}.part")
-    try:
-        with open(unfinished, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("source", "question", "answer", "rating"), *rows])
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    ratings = ((labels == PATH).sum(1) + 2).tolist()
+    # Lines end as in the public set.
+    write_rows(path, inputs, labels, f"?{CHARACTERS}", source, ratings, ending="\r\n")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -404,19 +344,19 @@ LOOKS = (("  ", 0), ("██", 90), ("  ", 0), ("S ", 1), ("G ", 1), ("• ", 32
          ("× ", 31), ("○ ", 33), ("! ", 35))
 
 
-def render(inputs_row, prediction_row, labels_row=None, color=True):
-    """Draw a predicted answer (L,) as text. LEGEND says what the marks mean.
+def render(inputs: np.ndarray, answer: np.ndarray, labels: np.ndarray | None = None,
+           colour: bool = True) -> str:
+    """Draw an answer (L,) as text. LEGEND says what the marks mean.
 
-    Without labels a cell is wrong only where the prediction breaks the question (L,).
+    Without labels a cell is wrong only where the answer breaks the question (L,).
     """
-    question, prediction = np.asarray(inputs_row), np.asarray(prediction_row)
-    answer = labels_row
-    if answer is None:
-        answer = np.where((prediction == PATH) & (question == OPEN), PATH, question)
-    mistake = np.where(prediction == PATH, 6, np.where(np.equal(answer, PATH), 7, 8))
-    looks = np.where(prediction == answer, answer, mistake).reshape(side_of(len(question)), -1)
-    return "\n".join("".join(_cell(*LOOKS[look], color) for look in row) for row in looks)
+    question, answer = np.asarray(inputs), np.asarray(answer)
+    if labels is None:
+        labels = np.where((answer == PATH) & (question == OPEN), PATH, question)
+    mistake = np.where(answer == PATH, 6, np.where(np.equal(labels, PATH), 7, 8))
+    looks = np.where(answer == labels, labels, mistake).reshape(side_of(len(question)), -1)
+    return "\n".join("".join(_cell(*LOOKS[look], colour) for look in row) for row in looks)
 
 
-def _cell(text, shade, color):
-    return f"\x1b[{shade}m{text}\x1b[0m" if color and shade else text
+def _cell(text, shade, colour):
+    return f"\x1b[{shade}m{text}\x1b[0m" if colour and shade else text

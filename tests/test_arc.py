@@ -11,11 +11,30 @@ import numpy as np
 import pytest
 
 from data.arc import (
-    INVERSE, PLAIN, ArcPuzzles, Corpus, Table, Task, Votes, augment, build_table, copy_hashes,
-    corpus, decode, distinct_copies, encode, load_tasks, own_corpus, queries, questions, render,
-    restore, table_from_identifiers,
+    INVERSE,
+    PLAIN,
+    ArcPuzzles,
+    Corpus,
+    Table,
+    Task,
+    Votes,
+    augment,
+    build_table,
+    copy_hashes,
+    corpus,
+    decode,
+    distinct_copies,
+    encode,
+    load_tasks,
+    own_corpus,
+    queries,
+    questions,
+    render,
+    restore,
+    table_from_identifiers,
 )
-from data.arc_mini import RULES, SIDE, make_task, mini_corpus
+from data.arc_mini import RULES, SIDE, make_task, mini_corpus, write_tasks
+from data.files import read_json
 
 DATA = Path(os.environ.get("TINYTRM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not (DATA / "ARC-AGI").exists(), reason="needs the public folders")
@@ -32,8 +51,8 @@ def arc2():
 
 
 @pytest.fixture(scope="module")
-def mini(tmp_path_factory):
-    return mini_corpus(tmp_path_factory.mktemp("mini"), tasks=12, seed=0)
+def mini():
+    return mini_corpus(tasks=12, seed=0)
 
 
 def random_grid(random, side=30, colours=10):
@@ -125,7 +144,7 @@ def test_augmentation_is_the_authors_and_inverts_exactly():
 
 
 def test_render_shows_every_digit():
-    assert render(grid("12", "03"), grid("4"), color=False) == "1 2   4\n0 3"
+    assert render(grid("12", "03"), grid("4"), colour=False) == "1 2   4\n0 3"
     coloured = render(grid("79"))
     assert "7" in coloured and "9" in coloured and coloured.endswith("\x1b[0m")
 
@@ -175,7 +194,10 @@ def test_own_folder_and_kaggle_files_read_the_same(tmp_path):
     write_task(tmp_path / "training/a.json", [("12/34", "0"), ("5", "6")], [("7", "8")])
     write_task(tmp_path / "evaluation/b.json", [("1", "11")], [("2", "22"), ("3", "33")])
     folders = own_corpus([tmp_path / "training"], [tmp_path / "evaluation"])
-    for kind, name, hide in (("training", "a", True), ("evaluation", "b", True)):
+    given = [{name: read_json(tmp_path / kind / f"{name}.json")}
+             for kind, name in (("training", "a"), ("evaluation", "b"))]
+    assert repr(own_corpus(given[:1], given[1:])) == repr(folders)  # without any file
+    for kind, name in (("training", "a"), ("evaluation", "b")):
         task = json.loads((tmp_path / kind / f"{name}.json").read_text())
         outputs = [pair.pop("output") for pair in task["test"]]
         (tmp_path / f"arc-agi_{kind}_challenges.json").write_text(json.dumps({name: task}))
@@ -197,13 +219,15 @@ def test_own_folder_and_kaggle_files_read_the_same(tmp_path):
     ("[]", "a grid is a list of rows"),
     ("[[]]", "a grid is a list of rows"),
     ("7", "a grid is a list of rows"),
+    ("[[" + "[" * 900 + "]" * 900 + "]]", r"row 0 holds \[\[\["),
+    (json.dumps([["1" * 5000]]), "row 0 holds '111"),
     (json.dumps([[0] * 31]), "1x31 cells"),
     (json.dumps([[0]] * 31), "31x1 cells"),
 ])
 def test_bad_grids_name_the_place(tmp_path, content, message):
     pair = '{"input": [[1]], "output": [[1]]}'
     (tmp_path / "t.json").write_text(
-        '{"train": [%s], "test": [%s]}' % (pair, pair.replace("[[1]]", content, 1)))
+        f'{{"train": [{pair}], "test": [{pair.replace("[[1]]", content, 1)}]}}')
     with pytest.raises(ValueError, match=message) as error:
         load_tasks(tmp_path)
     assert "t.json test[0].input" in one_line(error)
@@ -223,6 +247,31 @@ def test_bad_task_files(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as error:
         load_tasks(tmp_path)
     assert "t.json" in one_line(error)
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"[" * 100_000, "t.json: no valid JSON: lists or objects too deep"),
+    (b'{"a": ' * 100_000, "t.json: no valid JSON: lists or objects too deep"),
+    (b"[1,\n2,]", "t.json: no valid JSON: .* line 2"),
+    (b'["one",\n"\xff"]', "t.json, line 2: not UTF-8"),
+    (b'{"%s": 1, "%s": 2}' % (b"k" * 999, b"k" * 999), "key 'kkk.* appears twice"),
+    (b"9" * 5000, "t.json: no valid JSON: Exceeds the limit"),
+    (b"", "t.json: no valid JSON"),
+])
+def test_files_that_are_no_json(tmp_path, content, message):
+    (tmp_path / "t.json").write_bytes(content)
+    for read in (load_tasks, lambda folder: table_from_identifiers(folder / "t.json", ["a"])):
+        with pytest.raises(ValueError, match=message) as error:
+            read(tmp_path)
+        one_line(error)
+    with pytest.raises(ValueError, match="none.json: cannot be read: No such") as error:
+        read_json(tmp_path / "none.json")
+    one_line(error)
+
+
+def test_json_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "t.json").write_bytes(b"\xef\xbb\xbf[1, 2]")
+    assert read_json(tmp_path / "t.json") == [1, 2]
 
 
 def test_a_folder_that_is_not_the_corpus(tmp_path):
@@ -444,7 +493,9 @@ def test_identifiers_of_a_published_checkpoint(mini, tmp_path):
     (["<blank>", "mirror0|||t1|||1023456789"], "0 first"),
     (["<blank>", "mirror0|||t1"], "entry 1"),
     (["<blank>", ""], "entry 1"),
-    (["<blank>", 5], "entry 1"),
+    (["<blank>", 5], "entry 1: 5 is not task"),
+    (["<blank>", [["mirror0"]]], "entry 1"),
+    (["<blank>", "x" * 5000 + "|||"], "entry 1: 'xxx"),
     (["mirror0", "<blank>"], "<blank>"),
     ({}, "<blank>"),
 ])
@@ -556,6 +607,11 @@ def test_draw_is_a_pure_function_of_seed_and_position(mini):
     assert all(np.array_equal(a[order], b) for a, b in zip(whole, again))
     assert not np.array_equal(whole[0], puzzles.draw(positions, 4)[0])
 
+    def never(k):
+        raise AssertionError("the stream takes no random numbers from outside")
+
+    assert all(map(np.array_equal, whole, puzzles.draw(positions, 3, never)))
+
 
 def without_outputs(c):
     def hide(task):
@@ -644,7 +700,7 @@ def test_queries_ask_every_copy_once_however_split(mini):
 def answer(c, table, side, predict, copies=None):
     """Votes of a predictor (task, index, row) -> (augmented grid, q)."""
     votes = Votes(c, table, side)
-    for inputs, ids, meta in queries(c, table, 64, side, copies):
+    for _, _, meta in queries(c, table, 64, side, copies):
         for task, index, row in meta:
             g, q = predict(task, index, row)
             votes.add(task, index, row, encode(g, side=side), q)
@@ -848,15 +904,39 @@ def test_memory_of_queries_is_bounded(arc1):
 # The toy corpus
 
 
-def test_mini_corpus_is_arc_and_repeats(tmp_path):
-    one, two = mini_corpus(tmp_path / "a"), mini_corpus(tmp_path / "b")
+def test_mini_corpus_is_arc_and_repeats(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one = mini_corpus()
+    assert repr(one) == repr(mini_corpus()) and list(tmp_path.iterdir()) == []
+    assert len(one.asked) == 6 and one.num_tests == 24 and one.side <= SIDE
+    assert repr(mini_corpus(seed=1)) != repr(one)
+    assert len(mini_corpus(tasks=30).tasks) == 30
+
+
+@pytest.mark.parametrize("tasks", [12, 30])
+def test_mini_tasks_as_files(tmp_path, tasks):
+    for name in "ab":
+        write_tasks(tmp_path / name, tasks)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
-    assert len(files) == 12 and repr(one) == repr(two)
+    assert len(files) == tasks
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    assert len(one.asked) == 6 and one.num_tests == 24 and one.side <= SIDE
-    assert repr(mini_corpus(tmp_path / "c", seed=1)) != repr(one)
-    assert len(mini_corpus(tmp_path / "d", tasks=30).tasks) == 30
+    read = own_corpus([tmp_path / "a/training"], [tmp_path / "a/evaluation"], "arc-mini")
+    assert repr(read) == repr(mini_corpus(tasks))
+
+
+def test_mini_tasks_take_no_other_file_s_place(tmp_path):
+    mine = tmp_path / "training" / "recolour0.json"
+    write_task(mine)
+    before = mine.read_bytes()
+    with pytest.raises(ValueError, match="recolour0.json: is there already") as error:
+        write_tasks(tmp_path)
+    one_line(error)
+    assert mine.read_bytes() == before and list(tmp_path.rglob("*.json")) == [mine]
+    mine.unlink()
+    for _ in range(2):  # its own files it may write again
+        write_tasks(tmp_path)
+    assert len(list(tmp_path.rglob("*.json"))) == 12
 
 
 def test_mini_rules_by_a_second_opinion():

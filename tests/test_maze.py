@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import maze
+from data import grid, maze
 from data.maze import GOAL, OPEN, PATH, START, WALL
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -388,6 +388,20 @@ def test_canonical_is_shared_by_copies_and_by_nothing_else(easy):
     assert forms[0] == min(copy.tobytes() for turn in turns for copy in (turn, np.fliplr(turn)))
 
 
+def test_overlap_finds_copies(easy):
+    inputs, _ = easy
+    held_out = np.concatenate([inputs[40:43, maze.dihedral(7)[3]], inputs[:2], inputs[50:]])
+    found = grid.overlap(inputs[:45], held_out, maze.canonical)
+    assert found.dtype == bool and found.tolist() == [True] * 5 + [False] * 250
+    assert grid.overlap(inputs, inputs[:0], maze.canonical).shape == (0,)
+
+
+@pytest.mark.parametrize("cells", [-4, 0, 1, 2, 8, 899])
+def test_no_square(cells):
+    with pytest.raises(ValueError, match=f"^{cells} cells are no square grid"):
+        grid.side_of(cells)
+
+
 # ------------------------------------------------------------------------------------------------
 # Files
 
@@ -398,6 +412,14 @@ GOOD = f"x,{SMALL},{SOLVED},5\n"
 
 def line(question=SMALL, answer=SOLVED):
     return f"x,{question},{answer},0\n"
+
+
+def refusal(path):
+    """What `read_csv` says against a file, which must be one line."""
+    with pytest.raises(ValueError) as error:
+        maze.read_csv(path)
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
+    return str(error.value)
 
 
 def test_csv_round_trip(tmp_path, easy):
@@ -421,53 +443,49 @@ def test_read_csv_takes_any_order_of_columns(tmp_path, text):
     assert (inputs == tokens(SMALL)).all() and (labels == tokens(SOLVED)).all() and side == 3
 
 
-@pytest.mark.parametrize("rows, message", [
-    (GOOD + line(SMALL[1:]), "row 2: the question has 8 characters, the answer 9"),
-    (GOOD + line(SMALL[1:], SOLVED[1:]), "row 2: 8 cells are no square maze"),
-    (GOOD + "x\n", "row 2: 0 cells are no square maze"),
-    (line("S", "S"), "row 1: 1 cells are no square maze"),
-    (line("S  x    G"), "row 1: character 4 of the question is 'x'"),
-    (line("S  é    G"), "row 1: character 4 of the question is 'é'"),
-    (line(SOLVED), "row 1: character 4 of the question is 'o'"),
-    (line(answer="S  oooo?G"), "row 1: character 8 of the answer is '[?]'"),
-    (line("   o    G".replace("o", " ")), "row 1: the question has 0 cells S"),
-    (line("SS      G"), "row 1: the question has 2 cells S"),
-    (line("S        "), "row 1: the question has 0 cells G"),
-    (line("S      GG"), "row 1: the question has 2 cells G"),
-    (GOOD * 2 + line(answer="S  o#oooG"), "row 3: the answer changes line 2, column 2 of the maze"),
-    (line("S  #    G"), "row 1: the answer changes line 2, column 1 of the maze"),
-    (line(answer="oS o  ooG"), "row 1: the answer changes line 1, column 1"),
-    (GOOD + line(answer="S  o   oG"), "row 2: the 'o' cells of the answer are not one line from S"),
-    (GOOD + line(answer=SMALL), "row 2: the 'o' cells of the answer are not one line"),
-    (line(answer="S ooo ooG"), "row 1: the 'o' cells of the answer are not one line"),
-    (GOOD + line("S  G" + " " * 12, "SooG" + " " * 12), "row 2: 16 cells, but 9 in row 1"),
-    ("", "holds no mazes"),
+@pytest.mark.parametrize("rows, row, message", [
+    (GOOD + line(SMALL[1:]), 2, "the question has 8 characters, not 9"),
+    (GOOD + line(SMALL[1:], SOLVED[1:]), 2, "the question has 8 characters, not 9"),
+    (GOOD + "x\n", 2, "1 columns, not 4 as in the header"),
+    (line("S", "S"), 1, "1 cells are no square grid"),
+    (line("S  x    G"), 1, "character 4 of the question is 'x'"),
+    (line("S  é    G"), 1, "character 4 of the question is 'é'"),
+    (line(SOLVED), 1, "character 4 of the question is 'o'"),
+    (line(answer="S  oooo?G"), 1, "character 8 of the answer is '?'"),
+    (line("   o    G".replace("o", " ")), 1, "the question has 0 cells S"),
+    (line("SS      G"), 1, "the question has 2 cells S"),
+    (line("S        "), 1, "the question has 0 cells G"),
+    (line("S      GG"), 1, "the question has 2 cells G"),
+    (GOOD * 2 + line(answer="S  o#oooG"), 3, "the answer changes line 2, column 2 of the maze"),
+    (line("S  #    G"), 1, "the answer changes line 2, column 1 of the maze"),
+    (line(answer="oS o  ooG"), 1, "the answer changes line 1, column 1"),
+    (GOOD + line(answer="S  o   oG"), 2, "the 'o' cells of the answer are not one line from S"),
+    (GOOD + line(answer=SMALL), 2, "the 'o' cells of the answer are not one line"),
+    (line(answer="S ooo ooG"), 1, "the 'o' cells of the answer are not one line"),
+    (GOOD + line("S  G" + " " * 12, "SooG" + " " * 12), 2, "the question has 16 characters, not 9"),
 ])
-def test_read_csv_names_the_row(tmp_path, rows, message):
+def test_read_csv_names_the_row(tmp_path, rows, row, message):
     (tmp_path / "bad.csv").write_text(HEADER + rows, encoding="utf-8")
-    with pytest.raises(ValueError, match=message) as error:
-        maze.read_csv(tmp_path / "bad.csv")
-    assert "\n" not in str(error.value) and "bad.csv" in str(error.value)
+    said = refusal(tmp_path / "bad.csv")
+    assert said.startswith(f"{tmp_path / 'bad.csv'}, row {row} (line {row + 1}): {message}")
 
 
 @pytest.mark.parametrize("content, message", [
-    (b"", "holds no mazes"),
-    (b"question,rating\n   ,1\n", "no column answer"),
-    (b"a,b\n1,2\n", "no column question and answer"),
-    (HEADER.encode() + b"\xff\xfe,a,b,1\n", "not UTF-8"),
-    (HEADER.encode() + b"x," + b"#" * 200_000 + b",#,1\n", "no CSV file"),
+    (b"", "bad.csv: empty"),
+    (HEADER.encode(), "bad.csv: empty"),
+    (b"question,rating\n   ,1\n", "header: no column answer; the first line must name"),
+    (b"a,b\n1,2\n", "header: no column question and answer"),
+    (HEADER.encode() + b"\xff\xfe,a,b,1\n", "bad.csv, line 2: not UTF-8"),
+    (HEADER.encode() + b"x," + b"#" * 200_000 + b",#,1\n", "field larger"),
 ])
 def test_read_csv_of_something_else(tmp_path, content, message):
     (tmp_path / "bad.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=message) as error:
-        maze.read_csv(tmp_path / "bad.csv")
-    assert "\n" not in str(error.value) and "bad.csv" in str(error.value)
+    assert message in refusal(tmp_path / "bad.csv")
 
 
 def test_read_csv_of_nothing(tmp_path):
-    for path, message in ((tmp_path / "none.csv", "none.csv: No such"), (tmp_path, "directory")):
-        with pytest.raises(ValueError, match=message):
-            maze.read_csv(path)
+    assert "none.csv: cannot be read: No such" in refusal(tmp_path / "none.csv")
+    assert "cannot be read: Is a directory; check the path" in refusal(tmp_path)
 
 
 def test_write_csv_leaves_nothing_half_written(tmp_path, easy, monkeypatch):
@@ -480,7 +498,7 @@ def test_write_csv_leaves_nothing_half_written(tmp_path, easy, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(maze.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         maze.write_csv(path, *easy)
     assert path.read_text() == "precious" and os.listdir(tmp_path) == ["mazes.csv"]
@@ -501,19 +519,19 @@ def test_real_files_survive_a_round_trip(tmp_path, name, rows):
 
 def test_render_marks_mistakes_without_colour():
     question, label = tokens("S # " "    " "##  " "  G "), tokens("S # " "ooo " "##o " "  G ")
-    right = maze.render(question, label, label, color=False)
+    right = maze.render(question, label, label, colour=False)
     assert right.split("\n") == ["S   ██  ", "• • •   ", "████•   ", "    G   "]
     wrong = tokens("So# " "oo  " "# o#" "  G ")
-    assert maze.render(question, wrong, label, color=False).split("\n") == [
+    assert maze.render(question, wrong, label, colour=False).split("\n") == [
         "S × ██  ", "• • ○   ", "██! • ! ", "    G   "]
-    assert maze.render(question, wrong, color=False).split("\n") == [  # what breaks the question
+    assert maze.render(question, wrong, colour=False).split("\n") == [  # what breaks the question
         "S • ██  ", "• •     ", "██! • ! ", "    G   "]
 
 
 def test_render_survives_garbage_and_colours_it(easy):
     inputs, labels = easy
     garbage = np.random.default_rng(0).integers(0, 256, 49)
-    plain, coloured = (maze.render(inputs[0], garbage, labels[0], color) for color in (False, True))
+    plain, coloured = (maze.render(inputs[0], garbage, labels[0], c) for c in (False, True))
     assert [len(row) for row in plain.split("\n")] == [14] * 7
     assert "\x1b" not in plain and "\x1b[35m! \x1b[0m" in coloured
     assert all(mark in maze.LEGEND for mark in "•×○!")

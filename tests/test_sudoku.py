@@ -1,6 +1,7 @@
 """data/sudoku.py against brute force: a plain backtracking solver and the whole symmetry group."""
 
 import csv
+import functools
 import hashlib
 import http.server
 import itertools
@@ -14,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import sudoku
+from data import files, grid, sudoku, sudoku_symmetry
+from data.files import replacing
 
 BOXES = [(2, 2), (2, 3), (3, 2), (3, 3), (2, 4)]
 DATA = Path(os.environ.get("TINYTRM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -22,7 +24,8 @@ EXTREME = DATA / "sudoku-extreme-1k"
 real_data = pytest.mark.skipif(not EXTREME.is_dir(), reason="Sudoku-Extreme is not here")
 
 
-# ---- Oracles ---------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
+# Oracles
 
 
 def peers(cell, box):
@@ -117,7 +120,8 @@ def minimal():
     return {box: sudoku.generate(30, box, seed=5) for box in BOXES}
 
 
-# ---- Grids and solver ------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
+# Grids and solver
 
 
 @pytest.mark.parametrize("box", BOXES + [(3, 4), (4, 5)])
@@ -197,7 +201,8 @@ def test_tokens_outside_the_vocabulary_are_refused():
             sudoku.count_solutions(bad, (2, 2))
 
 
-# ---- Generator -------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
+# Generator
 
 
 @pytest.mark.parametrize("box", BOXES)
@@ -277,7 +282,8 @@ def test_census_of_4x4():
     assert proper == {4: 13, 5: 96, 6: 376} and minimal == {4: 13, 5: 22, 6: 1}
 
 
-# ---- Symmetries ------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
+# Symmetries
 
 
 def relatives(puzzles, box, seed):
@@ -307,8 +313,8 @@ def test_canonical_matches_the_whole_group(minimal, box, count):
 def test_canonical_is_exact_with_a_bad_hash(minimal, monkeypatch):
     """Colours of 5 bits collide all the time: more branches, the same answer."""
     pool = relatives(minimal[2, 3][0][:10], (2, 3), seed=3)
-    good, mix = sudoku.canonical(pool, (2, 3)), sudoku._mix
-    monkeypatch.setattr(sudoku, "_mix", lambda x: mix(x) & 31)
+    good = sudoku.canonical(pool, (2, 3))
+    monkeypatch.setattr(sudoku_symmetry, "mix", lambda x: grid.mix(x) & np.uint64(31))
     bad = sudoku.canonical(pool, (2, 3))
     assert len(set(good)) == len(set(bad)) == len(set(zip(good, bad)))
 
@@ -341,6 +347,17 @@ def test_canonical_of_highly_symmetric_puzzles():
     many[0, ::17] = 2
     with pytest.raises(ValueError, match="too many symmetries"):
         sudoku.canonical(many, (4, 4))
+
+
+@pytest.mark.parametrize("box", [(2, 3), (3, 3)])
+def test_overlap_finds_copies(minimal, box):
+    """Forty copies of a puzzle, the same puzzles again, and puzzles that are new."""
+    inputs, _ = minimal[box]
+    form = functools.partial(sudoku.canonical, box=box)
+    held_out = np.concatenate([copies(inputs[:1].repeat(40, 0), box, 0), inputs[5:12]])
+    found = grid.overlap(inputs[:10], held_out, form)
+    assert found.dtype == bool and found.tolist() == [True] * 45 + [False] * 2
+    assert not grid.overlap(inputs[:10], inputs[10:], form).any()
 
 
 @pytest.mark.parametrize("box", BOXES)
@@ -411,7 +428,8 @@ def test_augmenter_can_be_pickled(minimal):
     assert all((a == b).all() for a, b in zip(*results))
 
 
-# ---- CSV files -------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
+# CSV files
 
 def text(row):
     return "".join((".." + sudoku.DIGITS)[token] for token in row)
@@ -474,7 +492,8 @@ def test_box_of_a_file(tmp_path):
     path = tmp_path / "a.csv"
     sudoku.write_csv(path, inputs, labels, (3, 2))
     assert sudoku.read_csv(path, (3, 2))[2] == (3, 2)
-    with pytest.raises(ValueError, match=r"row 1 \(line 2\): the answer is no valid grid"):
+    message = r"row 1 \(line 2\): the answer is no valid grid: a row, column or 2x3 box lacks"
+    with pytest.raises(ValueError, match=message):  # says which box was assumed
         sudoku.read_csv(path)
     with pytest.raises(ValueError, match="does not fit box 3x3"):
         sudoku.read_csv(path, (3, 3))
@@ -528,14 +547,14 @@ def test_bad_rows(tmp_path, four, kind):
 @pytest.mark.parametrize("content, message", [
     (b"", "bad.csv: empty"),
     (b"source,question,answer,rating\n", "bad.csv: empty"),
-    (b"question,rating\n1,2\n", "header: no column answer"),
+    (b"question,rating\n1,2\n", "header: no column answer; the first line must name question"),
     (b"1...,1234\n", "header: no column question"),
-    (b"question,answer\n123,123\n", r"row 1 \(line 2\): a question of 3 characters is no square"),
+    (b"question,answer\n123,123\n", r"row 1 \(line 2\): 3 cells are no square"),
     (b"question,answer\n" + b"." * 25 + b",1\n", r"row 1 \(line 2\): box 1x5 makes"),
-    (b"question,answer\n,\n", r"row 1 \(line 2\): a question of 0 characters"),
+    (b"question,answer\n,\n", r"row 1 \(line 2\): 0 cells are no square"),
     (b"question,answer\nGOOD\n1...\n", r"row 2 \(line 3\): 1 columns, not 2"),
-    (b"question,answer\nGOOD\n\xff\xfe,1\n", r"row 2 \(line 3\): not UTF-8"),
-    (b"\xff,question,answer\nGOOD\n", "header: not UTF-8"),
+    (b"question,answer\nGOOD\n\xff\xfe,1\n", "bad.csv, line 3: not UTF-8"),
+    (b"\xff,question,answer\nGOOD\n", "bad.csv, line 1: not UTF-8"),
     (b"question,answer\nGOOD\n" + b"1" * 140_000 + b"\n", r"row 2 \(line 3\): field larger"),
 ])
 def test_bad_files(tmp_path, four, content, message):
@@ -570,7 +589,42 @@ def test_nothing_is_half_written(tmp_path, monkeypatch):
     assert path.read_text() == "precious" and list(tmp_path.iterdir()) == [path]
 
 
-# ---- Pictures --------------------------------------------------------------------------------
+def test_replacing_makes_the_folder_and_keeps_links(tmp_path):
+    with replacing(tmp_path / "a" / "b" / "file") as file:
+        file.write(b"one")
+        assert not (tmp_path / "a" / "b" / "file").exists()
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b" / "file")
+    with replacing(str(tmp_path / "link")) as file:
+        file.write(b"two")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "a/b/file").read_bytes() == b"two"
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "link") as file:
+        file.write(b"three")
+        raise KeyboardInterrupt
+    assert (tmp_path / "link").read_bytes() == b"two"
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["file"]
+    with pytest.raises(IsADirectoryError), replacing(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no /dev/full here")
+def test_replacing_does_not_replace_devices():
+    with pytest.raises(OSError, match="No space"), replacing("/dev/full") as file:
+        file.write(b"more than fits")
+    assert Path("/dev/full").is_char_device() and not list(Path("/dev").glob("full.*"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_replacing_writes_into_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    end = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with replacing(tmp_path / "pipe") as file:
+        file.write(b"through")
+    assert os.read(end, 99) == b"through" and [p.name for p in tmp_path.iterdir()] == ["pipe"]
+    os.close(end)
+
+
+# ------------------------------------------------------------------------------------------------
+# Pictures
 
 
 def test_render_plain():
@@ -579,21 +633,21 @@ def test_render_plain():
     assert text(label[:8]) == "21343412"
     answer = label.copy()
     answer[[0, 5]] = [2, 1]
-    rows = sudoku.render(question, answer, (2, 2), label, color=False).split("\n")
+    rows = sudoku.render(question, answer, label, colour=False, box=(2, 2)).split("\n")
     assert rows[:3] == [" 1x 1 | 3  4 ", " 3  . | 1  2 ", "------+------"]
     assert len(rows) == 5 and "x" not in "".join(rows[1:])
-    unlabelled = sudoku.render(question, answer, (2, 2), color=False)
+    unlabelled = sudoku.render(question, answer, colour=False, box=(2, 2))
     assert "x" not in unlabelled
 
 
-def test_render_colors():
+def test_render_colours():
     """Bold clues, plain filled cells, underlined mistakes; the plain text without the codes."""
     inputs, labels = (row[0] for row in sudoku.generate(1, (2, 3)))
     answer = labels.copy()
     wrong = np.flatnonzero(inputs == 1)[3]
     answer[wrong] = labels[wrong] % 7 + 2 if labels[wrong] < 7 else 2
-    shown = sudoku.render(inputs, answer, (2, 3), labels)
-    plain = sudoku.render(inputs, answer, (2, 3), labels, color=False)
+    shown = sudoku.render(inputs, answer, labels)
+    plain = sudoku.render(inputs, answer, labels, colour=False)
     assert re.sub(r"\033\[[\d;]*m", "", shown) == plain and "\033" not in plain
     assert shown.count("\033[1m") == (inputs > 1).sum()
     assert shown.count("\033[31;4m") == plain.count("x") == 1
@@ -601,7 +655,8 @@ def test_render_colors():
     assert plain.split("\n")[2] == "---------+---------"
 
 
-# ---- Download --------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
+# Download
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -640,12 +695,14 @@ def hub(monkeypatch, four):
 
 def test_download(tmp_path, hub, capsys):
     url, sums, handler = hub
-    folder = sudoku.download(tmp_path / "extreme", url + "/", rows=3, seed=4, checksums=sums)
+    folder, choice, test = sudoku.download(tmp_path / "extreme", url + "/", rows=3, seed=4,
+                                           checksums=sums)
+    assert (folder, test) == (tmp_path / "extreme", tmp_path / "extreme" / "test.csv")
     assert sorted(p.name for p in folder.iterdir()) == [
         "test.csv", "train-3-seed4.csv", "train-3-seed4.json", "train.csv"]
     assert (folder / "test.csv").read_bytes() == handler.files["/base/test.csv"]
     assert "train.csv: 0.0 of 0.0 MB" in capsys.readouterr().err
-    choice = folder / "train-3-seed4.csv"
+    assert choice == folder / "train-3-seed4.csv"
     record = json.loads(choice.with_suffix(".json").read_text())
     assert record == {"seed": 4, "rows": 3, "of": 5, "source": "train.csv",
                       "source_sha256": sums["train.csv"],
@@ -655,7 +712,9 @@ def test_download(tmp_path, hub, capsys):
     assert sudoku.read_csv(choice)[0].shape == (3, 16)
     before = choice.read_bytes()
     handler.asked.clear()
-    sudoku.download(folder, url, rows=3, seed=4, checksums=sums)
+    (folder / "train-2-seed9.csv").write_text("of another choice")  # must not be mistaken for it
+    again = sudoku.download(folder, url, rows=3, seed=4, checksums=sums)
+    assert again.train == choice and again.test == test and again.folder == folder
     assert choice.read_bytes() == before and handler.asked == []  # what is there is kept
 
 
@@ -663,8 +722,9 @@ def test_the_choice_of_rows_is_seeded(tmp_path, hub):
     url, sums, _ = hub
     chosen = set()
     for seed in range(20):
-        folder = sudoku.download(tmp_path, url, rows=2, seed=seed, checksums=sums)
-        chosen.add((folder / f"train-2-seed{seed}.csv").read_text())
+        choice = sudoku.download(tmp_path, url, rows=2, seed=seed, checksums=sums).train
+        assert choice.name == f"train-2-seed{seed}.csv"
+        chosen.add(choice.read_text())
     assert 6 <= len(chosen) <= 10  # of the 10 pairs
     sudoku.download(tmp_path, url, rows=5, seed=0, checksums=sums)
     assert (tmp_path / "train-5-seed0.csv").read_text() == (tmp_path / "train.csv").read_text()
@@ -701,7 +761,7 @@ def test_downloads_that_fail_leave_nothing(tmp_path, hub, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sudoku, "print", interrupt, raising=False)
+        patch.setattr(files, "print", interrupt, raising=False)
         with pytest.raises(KeyboardInterrupt):
             sudoku.download(tmp_path, url, rows=1, checksums=sums)
     assert list(tmp_path.iterdir()) == []
@@ -717,7 +777,8 @@ def test_a_changed_file_is_noticed(tmp_path, hub):
     assert (tmp_path / "test.csv").read_text() == "mine"
 
 
-# ---- Real data -------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
+# Real data
 
 
 @real_data
