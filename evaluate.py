@@ -20,7 +20,7 @@ import torch
 
 import tinytrm
 from support.console import Parser, amount, check_target, count, count_or_none, guarded, say
-from support.cost import compile_net
+from support.cost import compile_net, wants_compilation
 from support.official import CELLS, official_task
 from support.processes import choose_device, join_processes, leave
 from support.rollouts import check_plot, plot_rollouts, rollouts
@@ -116,7 +116,7 @@ def open_model(args: argparse.Namespace, device: torch.device) -> tuple[TRM, Tas
     if not all(bool(t.isfinite().all()) for t in model.state_dict().values()):
         raise ValueError(f"{args.run or args.official}: has weights that are not finite")
     model.to(device)
-    if args.compile or (args.compile is None and device.type == "cuda"):
+    if wants_compilation(args.compile, device):
         compile_net(model, args.batch_size, training=False)
     if task.test is not None and args.puzzles:
         task.test = sample(task.test, args.puzzles)

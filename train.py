@@ -27,7 +27,7 @@ from support.checkpoints import read_checkpoint
 from support.console import (MOST, Parser, amount, check_target, count, count_or_none, guarded, say,
                              signals)
 from support.cost import (advice_on_memory, bench, compile_net, dry_run, dtype_name, fits_in_memory,
-                          pieces)
+                          pieces, wants_compilation)
 from support.folders import check_folder, entered
 from support.monitor import Monitor, Schedule, start_metrics
 from support.presets import PRESETS
@@ -165,7 +165,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
     state = State(task.config, device)
     if ranks()[0] == 0:
         say(headline(task, state))
-    if args.compile or (args.compile is None and device.type == "cuda"):
+    if wants_compilation(args.compile, device):
         compile_net(state.model, pieces(task.config))
         compile_net(state.ema, 256, training=False)
     if args.rehearse:
@@ -188,7 +188,10 @@ def prepare(args: argparse.Namespace, config: Config) -> Task:
     task = open_task(args.preset, config, args.data, args.augment_mazes)
     if task.test is None:
         return task
-    task.test = sample(task.test, args.eval_puzzles or 1000)
+    every, task.test = len(task.test), sample(task.test, args.eval_puzzles or 1000)
+    if len(task.test) < every:
+        task.remarks.append(f"evaluated on a fixed sample of {len(task.test):,} of {every:,} "
+                            "held-out puzzles")
     known = copies(task)
     if known:
         said = f"{known:,} of {len(task.test):,} held-out puzzles are symmetric copies of training "
@@ -236,8 +239,7 @@ def headline(task: Task, state: State) -> str:
     table = f" and a {config.num_puzzles:,}-row puzzle table" if config.num_puzzles > 1 else ""
     where = f"{dtype_name(config, device)} on {device.type}"
     where += f", {world} processes" if world > 1 else ""
-    held = (f"a fixed sample of {len(task.test):,} held out" if task.test
-            else f"{len(task.corpus.asked)} tasks asked")
+    held = f"{len(task.test):,} held out" if task.test else f"{len(task.corpus.asked)} tasks asked"
     lines = [f"model     {parameters:,} parameters{table}, {config.mixer} mixer, {where}",
              f"data      {len(task.train):,} training examples, {held}: {task.about['data']}"]
     return "\n".join(lines + [f"          {remark}" for remark in task.remarks])

@@ -18,26 +18,34 @@ from support.processes import agree
 from tinytrm import Config, State, compute_dtype, ranks
 
 # The GPU of the estimates: an NVIDIA H100. What it reaches in practice, not what is printed on it.
-CARD, FLOPS, BANDWIDTH = "H100", 550e12, 2.6e12  # FLOP/s of products in bfloat16, bytes/s
+CARD, BANDWIDTH = "H100", 2.6e12  # bytes/s
+FLOPS = 550e12, 250e12  # FLOP/s of bfloat16 products along the features and along the sequence
 # How often each number that a network call makes travels to memory or back: eager, compiled.
-TRAVELS = {"mlp": (3.9, 1.4), "attention": (7.8, 1.8)}
+TRAVELS = {"mlp": (4.0, 1.5), "attention": (7.6, 1.75)}
 
 
 # ------------------------------------------------------------------------------------------------
 # By formula
 
 
-def flops_per_step(config: Config) -> float:
-    """Matrix-multiply FLOPs of one optimizer step: forward calls + 2 x the calls with gradient."""
+def products(config: Config) -> tuple[float, float]:
+    """FLOPs of the matrix products of one optimizer step, forward calls + 2 x the calls with
+    gradient: those along the features, and those along the sequence."""
     L, D, inner = config.length, config.dim, config.inner
     if config.mixer == "mlp":
-        mix = 2 * D * 3 * L * inner(L)
+        features, sequence = 0, 2 * D * 3 * L * inner(L)
     else:
-        mix = 2 * L * 4 * D * D + 4 * L * L * D
-    net = config.layers * (mix + 2 * L * 3 * D * inner(D))
+        features, sequence = 2 * L * 4 * D * D, 4 * L * L * D
+    features += 2 * L * 3 * D * inner(D)
     heads = 2 * config.seq_len * D * config.vocab_size
-    cycle = config.n + 1  # network calls
-    return config.batch_size * (net * (config.T * cycle + 2 * cycle) + 3 * heads)
+    calls = config.batch_size * (config.T + 2) * (config.n + 1)
+    return (calls * config.layers * features + 3 * config.batch_size * heads,
+            calls * config.layers * sequence)
+
+
+def flops_per_step(config: Config) -> float:
+    """FLOPs of all matrix products of one optimizer step."""
+    return sum(products(config))
 
 
 def numbers_per_call(config: Config) -> int:
@@ -51,8 +59,8 @@ def seconds_per_step(config: Config, gpus: int) -> tuple[float, float]:
     """An estimate for this CARD: eager, compiled. Right within a third for models that fill it."""
     calls = (config.T + 2) * (config.n + 1)  # the backward pass of a call counts twice
     made = 2 * numbers_per_call(config) * calls * config.batch_size / gpus  # bytes, bfloat16
-    products = flops_per_step(config) / gpus / FLOPS
-    eager, compiled = (products + k * made / BANDWIDTH for k in TRAVELS[config.mixer])
+    seconds = sum(flops / gpus / speed for flops, speed in zip(products(config), FLOPS))
+    eager, compiled = (seconds + k * made / BANDWIDTH for k in TRAVELS[config.mixer])
     return eager, compiled
 
 
@@ -94,8 +102,9 @@ def dry_run(config: Config, gpus: int, price: float) -> None:
                              seconds_per_step(config, gpus)[::-1]):
         say(f"{name:11} {h:.1f} hours, ${h * gpus * price:,.0f}; {1000 * step:.0f} ms a step")
     say(f"            estimates, not measured, for {gpus} x {CARD} at ${price:g} an hour each: "
-        f"products at\n            {FLOPS / 1e12:.0f} TFLOP/s, the rest at {BANDWIDTH / 1e12:g} "
-        "TB/s; small models take longer. --rehearse measures")
+        f"products at\n            {FLOPS[0] / 1e12:.0f} TFLOP/s, those along the sequence at "
+        f"{FLOPS[1] / 1e12:.0f}, the rest at {BANDWIDTH / 1e12:g} TB/s; small models\n"
+        "            take longer. --rehearse measures")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -176,6 +185,11 @@ def dtype_name(config: Config, device: torch.device) -> str:
 
 # ------------------------------------------------------------------------------------------------
 # torch.compile
+
+
+def wants_compilation(flag: bool | None, device: torch.device) -> bool:
+    """What --compile and --no-compile say, else: on a GPU it halves the time."""
+    return device.type == "cuda" if flag is None else flag
 
 
 def compile_net(model: tinytrm.TRM, batch: int, training: bool = True) -> bool:

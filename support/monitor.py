@@ -49,7 +49,7 @@ class Monitor:
     def __init__(self, out: Path, task: Task, schedule: Schedule):
         self.out, self.task, self.config, self.schedule = out, task, task.config, schedule
         steps = self.config.steps
-        self.look_every = math.ceil(steps / LOOKS)
+        self.look_every = SYNC * math.ceil(steps / LOOKS / SYNC)
         if schedule.eval_every is not None:
             self.look_every = schedule.eval_every or steps + 1
         self.milestones = {steps * k // (schedule.milestones + 1)

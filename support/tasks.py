@@ -139,12 +139,8 @@ def read_grids(kind: str, path: Path, box: list[int] | None = None
         return inputs, labels, dict(render=maze.render, canonical=maze.canonical,
                                     judges={"valid_path_accuracy": maze.valid_paths})
     inputs, labels, shape = sudoku.read_csv(path, tuple(box) if box else None)
-
-    def render(x: np.ndarray, y: np.ndarray, answer: np.ndarray, colour: bool) -> str:
-        return sudoku.render(x, y, answer, shape, colour)
-
-    return inputs, labels, dict(render=render, disguise=partial(sudoku.disguise, box=shape),
-                                canonical=partial(sudoku.canonical, box=shape))
+    looks = dict(render=sudoku.render, disguise=sudoku.disguise, canonical=sudoku.canonical)
+    return inputs, labels, {name: partial(f, box=shape) for name, f in looks.items()}
 
 
 def _open_grids(kind: str, config: Config, data: Path | None, augment: bool) -> Task:
@@ -184,7 +180,7 @@ def _own_data(kind: str, side: int, seed: int) -> tuple[Path, Path]:
     """Training and held-out files that are downloaded, or generated: then none of the puzzles is
     a symmetric copy of another."""
     if kind == "sudoku" and side == 9:
-        return sudoku.download(DATA / "sudoku-extreme")
+        return sudoku.download(DATA / "sudoku-extreme")[1:]
     folder = DATA / f"{kind}{side}-seed{seed}"
     files = folder / "train.csv", folder / "test.csv"
     if files[1].is_file():
