@@ -952,7 +952,7 @@ def test_mini_rules_by_a_second_opinion():
     def crop(x):
         rows = [r for r, row in enumerate(x) if any(row)]
         columns = [c for c, column in enumerate(zip(*x)) if any(column)]
-        return [row[columns[0] : columns[-1] + 1] for row in x[rows[0] : rows[-1] + 1]]
+        return [row[columns[0]:columns[-1] + 1] for row in x[rows[0]:rows[-1] + 1]]
 
     opinions = {
         "mirror": lambda x: [row[::-1] for row in x],
