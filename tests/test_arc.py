@@ -4,6 +4,8 @@ import hashlib
 import itertools
 import json
 import os
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -898,6 +900,19 @@ def test_memory_of_queries_is_bounded(arc1):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert rows == 12 * 256 and peak < 3e6  # all 20,000 questions at once would be 18 MB
+
+
+# ------------------------------------------------------------------------------------------------
+# The package
+
+
+def test_puzzles_need_numpy_alone():
+    """Importing every task is silent, and loads neither torch nor the model."""
+    code = ("import sys; from data import arc, arc_mini, maze, sudoku; "
+            "print(sorted({'torch', 'tinytrm'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[1],
+                          capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 # ------------------------------------------------------------------------------------------------
