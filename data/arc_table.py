@@ -109,7 +109,6 @@ class Table:
 # ------------------------------------------------------------------------------------------------
 # Drawing copies that differ
 
-
 _KEYS = np.random.default_rng(0).integers(1 << 64, size=2 * SIDE * SIDE + 10, dtype=np.uint64)
 _CELL_KEY, _COLOUR_KEY = _KEYS[:-10].reshape(2, SIDE, SIDE), _KEYS[-10:]
 
@@ -168,7 +167,6 @@ def build_table(corpus: Corpus, copies: int = 1000, seed: int = 0) -> Table:
 # ------------------------------------------------------------------------------------------------
 # The authors' tables
 
-
 NAME = re.compile(r"((?:(?!\|\|\|).)+)(?:\|\|\|t([0-7])\|\|\|(0[1-9]{9}))?")
 
 
@@ -200,9 +198,9 @@ def table_from_identifiers(path: str | Path, tasks: Iterable[str],
     for row, name in enumerate(names[1:], 1):
         copy = _parse(name, f"{path} entry {row}")
         if copy[0] not in index:
-            raise ValueError(f"{path} entry {row}: task {copy[0]!r} is not in this corpus")
+            raise ValueError(f"{path} entry {row}: task {copy[0]!r:.80} is not in this corpus")
         if seen.setdefault(copy, row) != row:
-            raise ValueError(f"{path} entry {row}: {name!r} is already entry {seen[copy]}")
+            raise ValueError(f"{path} entry {row}: {name!r:.80} is already entry {seen[copy]}")
     task, dihedral, digits = zip((None, 0, "0123456789"), *seen)  # in order of insertion
     colours = np.frombuffer("".join(digits).encode(), np.uint8).reshape(-1, 10) - ord("0")
     return Table(tasks, [-1, *(index[name] for name in task[1:])], dihedral, colours)

@@ -274,8 +274,8 @@ def augment(inputs: np.ndarray, labels: np.ndarray,
 def canonical(inputs: np.ndarray) -> list[bytes]:
     """The smallest of the 8 dihedral copies of each maze (N, L), as N bytes objects of length L."""
     inputs = np.asarray(inputs, np.uint8)
-    copies = inputs[:, dihedral(side_of(inputs.shape[1]))]  # (N, 8, L)
-    return [min(copy.tobytes() for copy in eight) for eight in copies]
+    cells = dihedral(side_of(inputs.shape[1]))  # (8, L)
+    return [min(copy.tobytes() for copy in maze[cells]) for maze in inputs]
 
 
 # ------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ import hashlib
 import itertools
 import json
 import os
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -901,6 +903,19 @@ def test_memory_of_queries_is_bounded(arc1):
 
 
 # ------------------------------------------------------------------------------------------------
+# The package
+
+
+def test_puzzles_need_numpy_alone():
+    """Importing every task is silent, and loads neither torch nor the model."""
+    code = ("import sys; from data import arc, arc_mini, maze, sudoku; "
+            "print(sorted({'torch', 'tinytrm'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[1],
+                          capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+# ------------------------------------------------------------------------------------------------
 # The toy corpus
 
 
@@ -952,7 +967,7 @@ def test_mini_rules_by_a_second_opinion():
     def crop(x):
         rows = [r for r, row in enumerate(x) if any(row)]
         columns = [c for c, column in enumerate(zip(*x)) if any(column)]
-        return [row[columns[0] : columns[-1] + 1] for row in x[rows[0] : rows[-1] + 1]]
+        return [row[columns[0]:columns[-1] + 1] for row in x[rows[0]:rows[-1] + 1]]
 
     opinions = {
         "mirror": lambda x: [row[::-1] for row in x],

@@ -256,7 +256,8 @@ def naive_probabilities(side, min_path):
     """{(walls, start, steps): probability} of the naive generator's mazes, by listing them all."""
     L, weight = side * side, Counter()
     p = np.linspace(*maze.WALLS, 401)
-    chance = [np.trapezoid(p**k * (1 - p) ** (L - k), p) for k in range(L + 1)]
+    integral = getattr(np, "trapezoid", None) or np.trapz  # its name before numpy 2
+    chance = [integral(p**k * (1 - p) ** (L - k), p) for k in range(L + 1)]
     for cells in itertools.product((False, True), repeat=L):
         grid, walls = np.array(cells).reshape(side, side), L - sum(cells)
         for start in zip(*np.nonzero(grid)):

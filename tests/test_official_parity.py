@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.official import OFFICIAL_NAMES, load_official
-from tinytrm import Carry, losses, should_halt
+from support.official import OFFICIAL_NAMES, load_official
+from tinytrm import State, losses, refill, should_halt
 
 FILES = sorted(
     Path(os.environ.get("TINYTRM_GOLDEN") or Path(__file__).parent / "golden").glob("*.npz")
@@ -22,15 +22,11 @@ FILES = sorted(
 
 def make_weights(rule: dict) -> dict:
     """The state dict that the file's rule describes, official key names."""
-    return {
-        key: torch.from_numpy(
-            (
-                np.random.default_rng([rule["seed"], i]).standard_normal(r["shape"]) * r["scale"]
-                + r["shift"]
-            ).astype(np.float32)
-        )
-        for i, (key, r) in enumerate(sorted(rule["keys"].items()))
-    }
+    def normal(i, r):
+        return np.random.default_rng([rule["seed"], i]).standard_normal(r["shape"])
+
+    return {key: torch.from_numpy((normal(i, r) * r["scale"] + r["shift"]).astype(np.float32))
+            for i, (key, r) in enumerate(sorted(rule["keys"].items()))}
 
 
 def ours(official: str) -> str:
@@ -44,22 +40,26 @@ def ours(official: str) -> str:
 def load_golden(path):
     golden = np.load(path)
     c = json.loads(str(golden["config_json"]))
-    position = {"rope": "rope", "learned": "learned"}.get(c["pos_encodings"], "none")
+    position = c["pos_encodings"] if c["pos_encodings"] in ("rope", "learned") else "none"
     model = load_official(
-        make_weights(json.loads(str(golden["weights_json"]))),
-        seq_len=c["seq_len"],
-        n=c["L_cycles"],
-        T=c["H_cycles"],
-        heads=c["num_heads"],
-        expansion=c["expansion"],
-        position=position,
-        puzzle_tokens=c["puzzle_emb_len"],
-        max_steps=c["halt_max_steps"],
-        batch_size=c["batch"],
-        halt_exploration=c["halt_exploration_prob"],
-        dtype="float32",
-    )
+        make_weights(json.loads(str(golden["weights_json"]))), seq_len=c["seq_len"],
+        n=c["L_cycles"], T=c["H_cycles"], heads=c["num_heads"], expansion=c["expansion"],
+        position=position, puzzle_tokens=c["puzzle_emb_len"], N_sup=c["halt_max_steps"],
+        batch_size=c["batch"], halt_exploration=c["halt_exploration_prob"], dtype="float32")
     return golden, c, model
+
+
+class Offered:
+    """A stream whose puzzle at position step * B + slot is the file's offered row of that slot."""
+
+    def __init__(self, golden, batch):
+        self.golden, self.batch = golden, batch
+
+    def draw(self, positions, seed, random):
+        step, slots = positions[0] // self.batch, positions % self.batch
+        inputs, labels, ids = (self.golden[f"step{step}/offered/{k}"][slots]
+                               for k in ("inputs", "labels", "puzzle_identifiers"))
+        return inputs, labels.clip(min=0), ids  # they mark unlabelled cells by -100, we by 0
 
 
 def test_files_are_there():
@@ -69,7 +69,9 @@ def test_files_are_there():
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_golden(path):
     golden, c, model = load_golden(path)
-    carry = Carry.empty(model, c["batch"])
+    state, offered = State(model.config), Offered(golden, c["batch"])
+    state.model, carry = model, state.carry
+    carry.y[:], carry.z[:] = model.start(c["batch"])
     steps = 1 + max(int(k.split("/")[0][4:]) for k in golden.files if k.startswith("step"))
     for t in range(steps):
         g = {k.split("/", 1)[1]: golden[k] for k in golden.files if k.startswith(f"step{t}/")}
@@ -82,35 +84,26 @@ def test_golden(path):
             assert worst <= bound, f"step {t}, {name}: off by {worst:.2e}, allowed {bound:.2e}"
 
         # Halted slots take the offered row, the others keep theirs.
-        offered = [
-            torch.from_numpy(g[f"offered/{k}"].astype(np.int64))
-            for k in ("inputs", "labels", "puzzle_identifiers")
-        ]
-        offered[1] = offered[1].clamp(min=0)  # they mark unlabelled cells by -100, we by 0
-        slots = carry.halted.nonzero()[:, 0]
-        carry.refill(model, slots, *(o[slots] for o in offered))
+        state.step = t
+        explore = refill(state, offered)
         held = (carry.inputs, torch.where(carry.labels > 0, carry.labels, -100), carry.ids)
         for mine, name in zip(held, ("inputs", "labels", "puzzle_identifiers")):
             assert np.array_equal(mine, g[f"in_slot/{name}"]), f"step {t}: {name} in slot"
 
-        rows = model.puzzle_rows(carry.ids)
-        if rows is not None:
-            rows.requires_grad_()
+        rows = model.puzzle_table[carry.ids].requires_grad_()
         carry.y, carry.z, logits, q = model(carry.inputs, rows, carry.y, carry.z)
-        answer_loss, halting_loss, share = losses(model.config, logits, q, carry.labels)
+        answer_loss, halting_loss, share, exact = losses(model.config, logits, q, carry.labels)
         loss = answer_loss.sum() + model.config.halt_weight * halting_loss.sum()
         carry.steps += 1
-        carry.halted = should_halt(
-            model.config, q if c["training"] else torch.full_like(q, -1), carry.steps
-        )
+        sure = q if c["training"] else torch.full_like(q, -1)
+        carry.halted = should_halt(model.config, sure, carry.steps, explore)
 
         close(logits, "logits")
         close(q, "q_halt_logits")
-        close(carry.y.norm(dim=-1).T, "y_norm")
-        close(carry.z.norm(dim=-1).T, "z_norm")
-        assert np.array_equal(carry.steps, g["steps"]) and np.array_equal(
-            carry.halted, g["halted"]
-        ), f"step {t}: halting"
+        close(carry.y.norm(dim=-1), "y_norm")
+        close(carry.z.norm(dim=-1), "z_norm")
+        assert np.array_equal(carry.steps, g["steps"]), f"step {t}: steps"
+        assert np.array_equal(carry.halted, g["halted"]), f"step {t}: halting"
         close(loss, "loss_sum")
         close(answer_loss.sum(), "lm_loss_sum")
         close(halting_loss.sum(), "q_halt_loss_sum")
@@ -118,8 +111,8 @@ def test_golden(path):
         done = carry.halted & (carry.labels > 0).any(-1)
         assert done.sum() == g["metrics/count"]
         close((done * share).sum(), "metrics/accuracy")
-        assert (done & (share == 1)).sum() == g["metrics/exact_accuracy"]
-        assert (done & ((q >= 0) == (share == 1))).sum() == g["metrics/q_halt_accuracy"]
+        assert (done & exact).sum() == g["metrics/exact_accuracy"]
+        assert (done & ((q >= 0) == exact)).sum() == g["metrics/q_halt_accuracy"]
         assert (done * carry.steps).sum() == g["metrics/steps"]
 
         if any(k.startswith("grad_norm/") for k in g):

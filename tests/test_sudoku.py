@@ -210,7 +210,7 @@ def test_generated_puzzles_are_proper_and_minimal(minimal, box):
     inputs, labels = minimal[box]
     assert inputs.shape == labels.shape == (30, (box[0] * box[1]) ** 2)
     assert inputs.dtype == labels.dtype == np.uint8
-    for puzzle, label in list(zip(inputs, labels))[: 1 if box[0] * box[1] > 6 else 4]:
+    for puzzle, label in list(zip(inputs, labels))[:1 if box[0] * box[1] > 6 else 4]:
         assert brute_solutions(puzzle, box, 2) == [label.tolist()]
         for cell in np.flatnonzero(puzzle > 1):
             fewer = puzzle.copy()
@@ -430,6 +430,7 @@ def test_augmenter_can_be_pickled(minimal):
 
 # ------------------------------------------------------------------------------------------------
 # CSV files
+
 
 def text(row):
     return "".join((".." + sudoku.DIGITS)[token] for token in row)
@@ -668,7 +669,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.send_response(200 if body else 404)
         self.send_header("Content-Length", str(len(body or b"")))
         self.end_headers()
-        self.wfile.write((body or b"")[: len(body or b"") - self.cut])
+        self.wfile.write((body or b"")[:len(body or b"") - self.cut])
 
     def log_message(self, *_):
         pass
