@@ -157,7 +157,7 @@ def pooled(args: argparse.Namespace, task: Task, model: TRM, how: dict) -> tuple
         other = tinytrm.load(path)
         if getattr(other, "extra", {}).get("about", {}).get("sha256") != task.about["sha256"]:
             raise ValueError(f"--pool {path}: its puzzle ids are not those of {args.run}")
-        other.to(model.device)
+        other.to(model.y_init.device)
         more, count = vote(task, other, **how)
         votes.merge(more)
         seen += count

@@ -21,9 +21,10 @@ import inspect
 import re
 import time
 from pathlib import Path
+from typing import get_type_hints
 
 import tinytrm
-from support.checkpoints import read_checkpoint
+from support.checkpoints import read_checkpoint, save_model
 from support.console import (MOST, Parser, amount, check_target, count, count_or_none, guarded, say,
                              signals)
 from support.cost import (advice_on_memory, bench, compile_net, dry_run, dtype_name, fits_in_memory,
@@ -45,7 +46,7 @@ from tinytrm import Config, State, ranks
 
 def field_help() -> dict[str, str]:
     """The comment behind each field of Config, which is also its help text."""
-    return dict(re.findall(r"^    (\w+): \w+ = .*?  # (.*)$", inspect.getsource(Config), re.M))
+    return dict(re.findall(r"^    (\w+): .+? = .*?  # (.*)$", inspect.getsource(Config), re.M))
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Config]:
@@ -100,10 +101,10 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
                    "share of one of so many (1)")
     g.add_argument("--price", type=amount, default=2.5, help="dollars per GPU-hour")
     g = p.add_argument_group("configuration (defaults: the preset's)")
-    help_of = field_help()
+    help_of, hints = field_help(), get_type_hints(Config)
     for f in dataclasses.fields(Config):
-        kind = type(f.default)
-        value = dict(type=kind, metavar=kind.__name__.upper())
+        kind, choices = type(f.default), getattr(hints[f.name], "__args__", None)
+        value = dict(choices=choices) if choices else dict(type=kind, metavar=kind.__name__.upper())
         if kind is bool:
             value = dict(action=argparse.BooleanOptionalAction)
         # torchrun takes --n for one of its own flags, so the authors' names work too.
@@ -119,15 +120,19 @@ def configure(p: Parser, args: argparse.Namespace) -> Config:
     given = {name: value for name, value in fields.items() if value is not None}
     try:
         config = dataclasses.replace(PRESETS[args.preset].config, **given)
-        if config.steps > MOST:
-            raise ValueError(f"steps must be at most {MOST}, not {config.steps}")
-    except (ValueError, OverflowError) as e:
+        if not config.expansion > 0:
+            raise ValueError(f"expansion must be above 0, not {config.expansion}")
+        for name, value in given.items():
+            if isinstance(value, int) and value > MOST and name != "seed":
+                raise ValueError(f"{name} must be at most {MOST}, not {value}")
+    except ValueError as e:
         p.error(str(e))
     kind = PRESETS[args.preset].kind
     if kind == "arc":
         p.useless(args, "allow_copies eval_puzzles", "for ARC")
     else:
-        p.useless(args, "eval_copies num_puzzles", f"for {kind}: it is ARC's")
+        p.useless(args, "eval_copies", f"for {kind}")
+    p.useless(args, "num_puzzles", "here: the data decides")
     if kind != "maze":
         p.useless(args, "augment_mazes", f"for {kind}")
     if config.mixer == "mlp":
@@ -178,8 +183,13 @@ def run(args: argparse.Namespace, config: Config) -> None:
         if ranks()[0] == 0:
             start_metrics(out / "metrics.csv", state.step)
             say(said, end="")
-        train(task, state, out, schedule)
+        begun, first, monitor = time.time(), state.step, Monitor(out, task, schedule)
+        with signals.later(), advice_on_memory(task.config):
+            tinytrm.train(task.config, task.train, state=state, on_step=monitor)
         with signals.at_once("stopped while evaluating, all saved; go on with --resume"):
+            if ranks()[0] == 0:
+                save_model(out / "model.pt", state.ema, **task.extra())
+                say(trained(state, monitor, first, time.time() - begun, out))
             report(args, task, state, out)
 
 
@@ -202,19 +212,15 @@ def prepare(args: argparse.Namespace, config: Config) -> Task:
     return task
 
 
-def train(task: Task, state: State, out: Path, schedule: Schedule) -> None:
-    """The remaining steps, and model.pt at their end."""
-    begun, first, monitor = time.time(), state.step, Monitor(out, task, schedule)
-    with signals.later(), advice_on_memory(task.config):
-        model = tinytrm.train(task.config, task.train, state.model.device, state, monitor)
-    if ranks()[0] == 0:
-        tinytrm.save(out / "model.pt", model, **task.extra())
-        steps = state.step - first
-        say(f"trained   {steps:,} steps in {time.time() - begun:.0f} s: {out / 'model.pt'}" if steps
-            else f"finished  all {state.step:,} steps had been trained before: {out / 'model.pt'}")
-        if monitor.best >= 0:
-            say(f"best      {monitor.best:.1%} after step {monitor.best_step:,}: "
-                f"{out / 'best.pt'}, chosen on these very puzzles")
+def trained(state: State, monitor: Monitor, first: int, seconds: float, out: Path) -> str:
+    """What training has come to, before the evaluation."""
+    text = f"trained   {state.step - first:,} steps in {seconds:.0f} s: {out / 'model.pt'}"
+    if state.step == first:
+        text = f"finished  all {first:,} steps had been trained before: {out / 'model.pt'}"
+    if monitor.best >= 0:
+        text += (f"\nbest      {monitor.best:.1%} after step {monitor.best_step:,}: "
+                 f"{out / 'best.pt'}, chosen on these very puzzles")
+    return text
 
 
 def report(args: argparse.Namespace, task: Task, state: State, out: Path) -> None:
@@ -234,7 +240,7 @@ def report(args: argparse.Namespace, task: Task, state: State, out: Path) -> Non
 
 def headline(task: Task, state: State) -> str:
     """What is about to be trained, on what."""
-    config, device, world = task.config, state.model.device, ranks()[1]
+    config, device, world = task.config, state.carry.ids.device, ranks()[1]
     parameters = sum(p.numel() for p in state.model.parameters())
     table = f" and a {config.num_puzzles:,}-row puzzle table" if config.num_puzzles > 1 else ""
     where = f"{dtype_name(config, device)} on {device.type}"

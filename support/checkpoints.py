@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
+import torch.distributed as dist
 
 import tinytrm
 from data.files import sha256
 from support.folders import REPLACED, checkpoints
 from support.processes import agree
-from tinytrm import State, ranks
+from tinytrm import TRM, State, ranks
 
 MAY_CHANGE = ("steps", "micro_batch", "eval_steps")  # fields of Config, from one part to the next
 SAME_DATA = ("kind", "sha256", "split", "augmented")  # entries of Task.about, which may not
@@ -40,7 +41,7 @@ def write_checkpoint(out: Path, state: State, **extra: Any) -> None:
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if rank == 0:
-            tinytrm.save(folder / "model.pt", state.ema, **extra)
+            save_model(folder / "model.pt", state.ema, **extra)
             weights = {k: v for k, v in state.model.state_dict().items() if k != "puzzle_table"}
             write_synced(folder / "state.pt", dict(weights=weights, step=state.step,
                                                    optimizer=state.optimizer.state_dict()))
@@ -58,21 +59,24 @@ def write_checkpoint(out: Path, state: State, **extra: Any) -> None:
             shutil.rmtree(old)
         shutil.rmtree(out / REPLACED, ignore_errors=True)
 
-    together(write, final, folder, state.model.device)
-    together(publish if rank == 0 else lambda: None, final, folder, state.model.device)
+    together(write, final, folder, state.carry.ids.device)
+    together(publish if rank == 0 else lambda: None, final, folder, state.carry.ids.device)
 
 
 def together(part: Callable[[], None], final: Path, folder: Path, device: torch.device) -> None:
     """Do this process's part; OSError in all processes if any of them fails."""
-    problem = ""
+    problems = [""]
     try:
         part()
     except (OSError, RuntimeError) as e:  # torch raises RuntimeError when the disk is full
-        problem = getattr(e, "strerror", None) or str(e).splitlines()[0]
-    if agree(bool(problem), device):
+        problems = [getattr(e, "strerror", None) or str(e).splitlines()[0]]
+    if agree(bool(problems[0]), device):
         shutil.rmtree(folder, ignore_errors=True)
-        raise OSError(f"could not save {final}: {problem or 'another process failed'}; "
-                      "older checkpoints are untouched")
+        if ranks()[1] > 1:
+            mine, problems = problems[0], [""] * ranks()[1]
+            dist.all_gather_object(problems, mine)
+        raise OSError(f"could not save {final}: {next(filter(None, problems))}; older checkpoints "
+                      "are untouched")
 
 
 def write_synced(path: Path, content: dict) -> None:
@@ -84,6 +88,29 @@ def write_synced(path: Path, content: dict) -> None:
             torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
+
+
+def save_model(path: Path, model: TRM, **extra: Any) -> None:
+    """`tinytrm.save`, which leaves nothing behind where it fails. Raises OSError."""
+    try:
+        tinytrm.save(path, model, **extra)
+    except (OSError, RuntimeError) as e:
+        Path(f"{path}.tmp").unlink(missing_ok=True)
+        why = getattr(e, "strerror", None) or str(e).splitlines()[0]
+        raise OSError(f"{path}: could not be saved: {why}") from None
+
+
+def read_dict(path: Path) -> dict:
+    """A dict made by torch.save; no code in the file is executed. Raises OSError, ValueError."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except Exception as e:  # a torn zip or a refused pickle raises a dozen kinds of error
+        raise ValueError(f"{path}: not a readable file of weights ({type(e).__name__})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds no weights by name, but a {type(content).__name__}")
+    return content
 
 
 def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> str:
@@ -100,9 +127,9 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
         for name in ["model.pt", "state.pt", *carries]:
             if sha256(folder / name) != files[name]:
                 raise ValueError(f"{name} is damaged")
-        ema, rest = tinytrm.load(folder / "model.pt"), tinytrm.read(folder / "state.pt")
+        ema, rest = tinytrm.load(folder / "model.pt"), read_dict(folder / "state.pt")
         weights, optimizer, step = rest["weights"], rest["optimizer"], rest["step"]
-        carry = tinytrm.read(folder / carries[rank]) if then == world else None
+        carry = read_dict(folder / carries[rank]) if then == world else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as e:
         older = [c for c in checkpoints(folder.parent) if c.name < folder.name]
         hint = f"; go back by --overwrite --resume {older[-1]}" if older else ""
@@ -126,6 +153,7 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
     state.step = step
     if carry is None:
         return f", by {then} processes: the puzzles in thought start anew"
-    device = state.model.device
-    state.carry = tinytrm.Carry(**{k: v.to(device) for k, v in carry.items()})
+    device = state.carry.ids.device
+    state.carry = tinytrm.Carry(**{k: v if k == "halted" else v.to(device)
+                                   for k, v in carry.items()})
     return ""

@@ -64,40 +64,35 @@ def seconds_per_step(config: Config, gpus: int) -> tuple[float, float]:
     return eager, compiled
 
 
-def shallow(config: Config) -> Config:
-    """The config of the first `config.shallow` of the steps."""
-    return dataclasses.replace(config, T=1, n=math.ceil(config.n * 2 / 3))
-
-
 def hours(config: Config, gpus: int) -> tuple[float, float]:
     """Hours of training on so many CARDs: eager, compiled."""
-    parts = (config.shallow, shallow(config)), (1 - config.shallow, config)
-    eager, compiled = (sum(share * seconds_per_step(c, gpus)[k] for share, c in parts)
-                       * config.steps / 3600 for k in (0, 1))
+    eager, compiled = (step * config.steps / 3600 for step in seconds_per_step(config, gpus))
     return eager, compiled
 
 
 def parameters(config: Config) -> int:
     """Trained numbers of the network, without the puzzle table. Raises ValueError."""
+    return sum(p.numel() for p in sketch(config).parameters())
+
+
+def sketch(config: Config) -> tinytrm.TRM:
+    """The model without its numbers. Raises ValueError if they would be too many for any tensor."""
     try:
         with torch.device("meta"):
-            model = tinytrm.TRM(dataclasses.replace(config, num_puzzles=1))
-    except (RuntimeError, OverflowError):  # more numbers than a tensor can have
+            return tinytrm.TRM(dataclasses.replace(config, num_puzzles=1))
+    except (RuntimeError, OverflowError, MemoryError):
         raise ValueError("the network is too large for any machine: lower dim, layers, expansion, "
                          "seq_len or vocab_size") from None
-    return sum(p.numel() for p in model.parameters())
 
 
 def dry_run(config: Config, gpus: int, price: float) -> None:
     """Print parameters, FLOPs, steps, hours and dollars. Raises ValueError."""
     network, rows, cycle = parameters(config), config.num_puzzles, config.n + 1
-    shares = (config.shallow, shallow(config)), (1 - config.shallow, config)
-    total = config.steps * sum(share * flops_per_step(c) for share, c in shares)
     say(f"parameters  {network:,} in the network, {network + rows * config.dim:,} with the "
         f"{rows:,}-row puzzle table\n"
         f"FLOPs       {flops_per_step(config):.3g} a step: {config.batch_size} puzzles, "
         f"{config.T * cycle} network calls, {cycle} of them with gradient\n"
-        f"steps       {config.steps:,}, {total:.3g} FLOPs in all")
+        f"steps       {config.steps:,}, {config.steps * flops_per_step(config):.3g} FLOPs in all")
     for name, h, step in zip(("compiled", "eager"), hours(config, gpus)[::-1],
                              seconds_per_step(config, gpus)[::-1]):
         say(f"{name:11} {h:.1f} hours, ${h * gpus * price:,.0f}; {1000 * step:.0f} ms a step")
@@ -202,8 +197,8 @@ def compile_net(model: tinytrm.TRM, batch: int, training: bool = True) -> bool:
     plain, problem = model.net, ""
     # Training has one shape of batches, evaluation two or more: its second is compiled for all.
     model.net = torch.compile(plain, dynamic=False if training else None)
+    h = model.start(batch)[0]
     try:  # compilers complain at the first call only
-        h = model.start(batch)[0]
         with torch.no_grad():
             model.net(h)
         if training:
@@ -213,7 +208,7 @@ def compile_net(model: tinytrm.TRM, batch: int, training: bool = True) -> bool:
         if out_of_memory(e):
             raise
         problem = " ".join(str(e).split())[:100]
-    if agree(bool(problem), model.device):
+    if agree(bool(problem), h.device):
         model.net = plain
         warn(f"--compile found no working compiler, going on without: {problem}")
     return model.net is not plain
@@ -261,7 +256,7 @@ def timed_step(state: State, puzzles: tinytrm.Puzzles) -> float:
     """Seconds of one more training step, on the clock of the device."""
     start = time.perf_counter()
     one = dataclasses.replace(state.model.config, steps=state.step + 1)
-    tinytrm.train(one, puzzles, state.model.device, state, lambda _, m: m["loss"].item())
+    tinytrm.train(one, puzzles, state=state, on_step=lambda _, m: m["loss"].item())
     return time.perf_counter() - start
 
 
@@ -269,7 +264,8 @@ def matmul_peak(config: Config, device: torch.device) -> float:
     """FLOP/s of the fastest of the matrix products of one layer, at their own shapes."""
     B, L, D, dtype = config.batch_size, config.length, config.dim, compute_dtype(config, device)
     rates = []
-    for name, (out, fan_in) in config.weight_shapes().items():
+    for name, weight in sketch(config).layers[0].named_parameters():
+        out, fan_in = weight.shape
         along_sequence = config.mixer == "mlp" and name.startswith("mix")
         columns = B * D if along_sequence else B * L
         weight, h = torch.randn(out, fan_in), torch.randn(fan_in, columns)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import tinytrm
-from support.checkpoints import write_checkpoint
+from support.checkpoints import save_model, write_checkpoint
 from support.console import Stopped, reason, say, signals, warn
 from support.cost import memory_used
 from support.folders import checkpoints
@@ -117,7 +117,7 @@ class Monitor:
             return True
         if self.since is None:
             return False
-        return agree(self.config.steps / self.speed(state) > LONG, state.model.device)
+        return agree(self.config.steps / self.speed(state) > LONG, state.carry.ids.device)
 
     def evaluate(self, state: State) -> dict:
         """The averaged weights on the held-out sample; the best are kept."""
@@ -140,7 +140,7 @@ class Monitor:
 
     def keep(self, name: str, state: State, **what: float) -> None:
         """A copy of the averaged weights, to be evaluated like model.pt."""
-        tinytrm.save(self.out / name, state.ema, **self.task.extra(), kept=what)
+        save_model(self.out / name, state.ema, **self.task.extra(), kept=what)
 
     def log(self, state: State, rows: Tensor, held_out: float | str, last: bool) -> None:
         """A row of metrics.csv; now and then a line on the screen."""
@@ -163,7 +163,7 @@ class Monitor:
 
     def outlook(self, state: State, left: int) -> str:
         """Time left, when it ends, memory, and on a GPU what it has cost so far."""
-        device = state.model.device
+        device = state.carry.ids.device
         words = [f"{timedelta(seconds=left)} left"]
         if left > LONG:
             words.append(time.strftime("ends %a %H:%M", time.localtime(time.time() + left)))
@@ -175,7 +175,7 @@ class Monitor:
 
     def save_or_stop(self, state: State, due: bool, last: bool) -> None:
         """A checkpoint when one is due, and when a signal has come."""
-        device, now = state.model.device, time.time()
+        device, now = state.carry.ids.device, time.time()
         stop = agree(bool(signals.number), device)
         late = agree(now - self.saved > 60 * self.schedule.save_minutes, device)
         if due or stop or late:
@@ -199,7 +199,7 @@ def forgiven() -> Iterator[None]:
     """A log or a copy that cannot be written is no reason to stop."""
     try:
         yield
-    except (OSError, RuntimeError) as e:  # torch raises RuntimeError when the disk is full
+    except OSError as e:
         warn(f"{reason(e)}; training goes on")
 
 

@@ -6,14 +6,16 @@ from pathlib import Path
 import torch
 
 from data import arc
+from support.checkpoints import read_dict
 from support.tasks import Task, reopen
-from tinytrm import TRM, Config, fill, read
+from tinytrm import TRM, Config
 
 OFFICIAL_NAMES = {  # theirs -> ours; applied in this order
     "_orig_mod.": "", "model.inner.": "", "L_level.": "", "H_init": "y_init", "L_init": "z_init",
     "embed_tokens.embedding_weight": "token_embedding", "puzzle_emb.weights": "puzzle_table",
-    "embed_pos.embedding_weight": "position_embedding", "lm_head.weight": "output_head",
-    "q_head": "halt_head", "self_attn.qkv_proj.weight": "mix_in",
+    "embed_pos.embedding_weight": "position_embedding", "lm_head.weight": "output_weight",
+    "q_head.weight": "halt_weight", "q_head.bias": "halt_bias",
+    "self_attn.qkv_proj.weight": "mix_in",
     "self_attn.o_proj.weight": "mix_out", "mlp_t.gate_up_proj.weight": "mix_in",
     "mlp_t.down_proj.weight": "mix_out", "mlp.gate_up_proj.weight": "gate_up",
     "mlp.down_proj.weight": "down"}
@@ -28,7 +30,7 @@ def load_official(source: dict | str | Path, *, seq_len: int, n: int, T: int, **
     16 (for attention without learned positions). Raises FileNotFoundError, ValueError.
     """
     weights, where = {}, "the authors' weights" if isinstance(source, dict) else source
-    for key, tensor in (source if isinstance(source, dict) else read(Path(source))).items():
+    for key, tensor in (source if isinstance(source, dict) else read_dict(Path(source))).items():
         if not isinstance(key, str) or key == "format":
             raise ValueError(f"{where}: is TinyTRM's own: python evaluate.py {where}")
         for theirs, ours in OFFICIAL_NAMES.items():
@@ -51,7 +53,13 @@ def load_official(source: dict | str | Path, *, seq_len: int, n: int, T: int, **
                  position="rope" if learned is None else "learned",
                  num_puzzles=len(weights["puzzle_table"]),
                  layers=sum(key.endswith(".down") for key in weights))
-    return fill(TRM(Config(**{**sizes, **fields})), weights, where)
+    model = TRM(Config(**{**sizes, **fields}))
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as e:
+        raise ValueError(f"{where}: is of another shape than was said: "
+                         f"{' '.join(str(e).split())[:300]}") from None
+    return model.eval()
 
 
 def official_task(file: Path, name: str, data: Path | None, identifiers: Path | None, *, n: int,

@@ -27,7 +27,7 @@ _laptop = dict(puzzle_tokens=1, width_multiple=32, T=2, N_sup=2, halt_weight=0.1
 PRESETS = {
     "sudoku": Preset("sudoku", Config(**_paper)),
     # Not run yet: needs a GPU.
-    "sudoku-fast": Preset("sudoku", Config(**_fast, lr=1e-3, steps=20_000, shallow=0.5)),
+    "sudoku-fast": Preset("sudoku", Config(**_fast, lr=1e-3, steps=20_000)),
     "sudoku-att": Preset("sudoku", Config(**_paper, mixer="attention")),
     "maze": Preset("maze", Config(**_paper, seq_len=900, vocab_size=6, mixer="attention", n=4)),
     # The data decides num_puzzles.
@@ -36,10 +36,9 @@ PRESETS = {
     "sudoku4": Preset("sudoku", Config(**_laptop, seq_len=16, vocab_size=6, dim=32, n=2,
                                        batch_size=64, steps=300, lr=5e-3)),
     "sudoku6": Preset("sudoku", Config(**_laptop, seq_len=36, vocab_size=8, dim=64, n=2,
-                                       batch_size=48, steps=880, lr=6e-3, shallow=0.6,
-                                       loss="softmax")),
+                                       batch_size=48, steps=880, lr=6e-3, loss="softmax")),
     "sudoku9": Preset("sudoku", Config(**{**_laptop, "ema": 0.995}, dim=128, n=3, batch_size=64,
-                                       steps=9000, lr=3e-3, shallow=0.6, loss="softmax")),
+                                       steps=9000, lr=3e-3, loss="softmax")),
     "maze-mini": Preset("maze", Config(**_laptop, seq_len=36, vocab_size=6, dim=64, n=3,
                                        batch_size=96, steps=1200, lr=4e-3)),
     "arc-mini": Preset("arc", Config(**{**_laptop, "T": 1}, seq_len=16, vocab_size=12, dim=64, n=2,

@@ -34,7 +34,7 @@ def write_record(folder: Path, name: str, out: Path, task: Task, state: State,
 
     {shlex.join(words)}
 
-{world} x {describe_device(state.model.device)}, torch {torch.__version__}, commit {commit},
+{world} x {describe_device(state.carry.ids.device)}, torch {torch.__version__}, commit {commit},
 {time.strftime("%Y-%m-%d")}. Trained {state.step:,} steps in {minutes:.1f} minutes (compilation
 included, evaluation and pauses between resumptions not). Log: {path.stem}.csv.
 

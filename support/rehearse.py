@@ -21,8 +21,7 @@ import torch
 
 from support.checkpoints import read_checkpoint, write_checkpoint
 from support.console import say
-from support.cost import (CARD, describe_device, flops_per_step, hours, memory_used, shallow,
-                          timed_step)
+from support.cost import CARD, describe_device, hours, memory_used, timed_step
 from support.folders import checkpoints
 from support.monitor import LOOKS, Schedule
 from support.processes import agree, restarted
@@ -39,7 +38,7 @@ def rehearse(task: Task, state: State, out: Path, schedule: Schedule) -> None:
 
     Raises ValueError if the verdict is bad.
     """
-    (rank, world), device, folder = ranks(), state.model.device, out.parent / f".{out.name}.trial"
+    (rank, world), device, folder = ranks(), state.carry.ids.device, out.parent / f".{out.name}.trial"
     loses_one = world > 1 and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0
     if restarted() and checkpoints(folder):
         notes = json.loads((folder / NOTES).read_text())
@@ -76,7 +75,7 @@ def rehearse(task: Task, state: State, out: Path, schedule: Schedule) -> None:
 def first_half(task: Task, state: State, folder: Path) -> dict[str, Any]:
     """Steps and a checkpoint; what was measured."""
     times = [timed_step(state, task.train) for _ in range(WARM + STEPS)]
-    rank, device, begun = ranks()[0], state.model.device, time.time()
+    rank, device, begun = ranks()[0], state.carry.ids.device, time.time()
     if rank == 0:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -94,11 +93,7 @@ def report(task: Task, notes: dict[str, Any], schedule: Schedule, world: int, de
            lost: str) -> None:
     """Print it all. Raises ValueError for what must not be."""
     config, step, price = task.config, notes["step"], schedule.price
-    # The steps that were timed are the first ones, which may be shallow.
-    deep = flops_per_step(config) / flops_per_step(shallow(config))
     training = config.steps * step
-    if config.shallow:
-        training *= config.shallow + (1 - config.shallow) * deep
     looks = config.steps / schedule.eval_every if schedule.eval_every else LOOKS
     saves = config.steps / schedule.save_every + training / 60 / schedule.save_minutes
     total = (notes["warm"] + training + looks * notes["look"] + saves * notes["save"]) / 3600

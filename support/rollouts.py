@@ -29,7 +29,7 @@ def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool 
     """
     (rank, world), test = ranks(), task.test
     numbers = sorted({2**k for k in range(count.bit_length()) if 2**k <= count} | {count})
-    right = torch.zeros(len(SELECTIONS), len(numbers), device=model.device)
+    right = torch.zeros(len(SELECTIONS), len(numbers), device=model.y_init.device)
     steps = steps or model.config.eval_steps
     rows = np.arange(rank, len(test), world)
     for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
@@ -70,7 +70,7 @@ class Rollout(NamedTuple):
 def rollout(model: TRM, inputs: np.ndarray, ids: np.ndarray, steps: int, noise: float,
             seed: tuple[int, int]) -> Rollout:
     """Think about puzzles (B, cells) with ids (B,)."""
-    x, i = (torch.from_numpy(t.astype(np.int64)).to(model.device) for t in (inputs, ids))
+    x, i = (torch.from_numpy(t.astype(np.int64)).to(model.y_init.device) for t in (inputs, ids))
     rows, random = model.puzzle_table[i], np.random.default_rng(seed)
     y, z = model.start(len(x))
     first, when = torch.zeros_like(x), torch.full((len(x),), math.inf, device=x.device)

@@ -39,7 +39,7 @@ def total(number: float, model: TRM) -> float:
     """The sum of every process's number."""
     if ranks()[1] == 1:
         return number
-    numbers = torch.tensor(number, device=model.device)
+    numbers = torch.tensor(number, device=model.y_init.device)
     dist.all_reduce(numbers)
     return numbers.item()
 
@@ -138,7 +138,7 @@ def describe_puzzles(result: dict) -> list[str]:
 def thinking(task: Task, model: TRM, among: int = 200) -> str:
     """A picture, step by step, of the one of the first held-out puzzles that takes longest to
     solve, but of no more steps than a screen holds."""
-    test, device = task.test, model.device
+    test, device = task.test, model.y_init.device
     inputs = torch.from_numpy(test.inputs[:among].astype(np.int64)).to(device)
     ids = torch.from_numpy(test.ids[:among].astype(np.int64)).to(device)
     steps = tinytrm.think(model, inputs, ids, model.config.eval_steps, False)
