@@ -29,7 +29,7 @@ from support.tasks import Task, reopen, sample
 from tinytrm import TRM, ranks
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parser() -> Parser:
     """The flags."""
     p = Parser(description=__doc__)
     p.add_argument("run", nargs="?", type=Path, help="a run folder, a checkpoint in it, or a file "
@@ -70,13 +70,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     g.add_argument("--puzzle_tokens", type=count_or_none, help="its puzzle_emb_len (16)")
     g.add_argument("--identifiers", type=Path, metavar="FILE",
                    help="ARC: the identifiers.json written beside its data set")
+    return p
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The flags' values. Exits with code 2 and one line where they make no sense together."""
+    p = parser()
     args = p.parse_args(argv)
-    check(p, args)
-    return args
-
-
-def check(p: Parser, args: argparse.Namespace) -> None:
-    """Exit with code 2 and one line where the flags make no sense together."""
     if (args.run is None) == (args.official is None):
         p.error("give either a run folder or --official FILE")
     if args.official is None:
@@ -90,6 +90,7 @@ def check(p: Parser, args: argparse.Namespace) -> None:
             p.error("--symmetry and --no-symmetry do nothing without --rollouts K")
     elif args.halt:
         p.error('--rollouts takes all steps; see its line "by first" for halting')
+    return args
 
 
 def suits(task: Task, args: argparse.Namespace) -> None:

@@ -49,8 +49,8 @@ def field_help() -> dict[str, str]:
     return dict(re.findall(r"^    (\w+): .+? = .*?  # (.*)$", inspect.getsource(Config), re.M))
 
 
-def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Config]:
-    """The flags and the Config they make: the preset's, with the given fields replaced."""
+def parser() -> Parser:
+    """The flags."""
     p = Parser(description=__doc__)
     p.add_argument("--preset", default="sudoku6", choices=PRESETS,
                    help="where the settings start from")
@@ -110,12 +110,14 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
         # torchrun takes --n for one of its own flags, so the authors' names work too.
         names = [f"--{f.name}", *{"n": ["--L_cycles"], "T": ["--H_cycles"]}.get(f.name, [])]
         g.add_argument(*names, dest=f.name, default=None, help=help_of[f.name], **value)
+    return p
+
+
+def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Config]:
+    """The flags and the Config they make: the preset's, with the given fields replaced. Exits with
+    code 2 where they make no sense."""
+    p = parser()
     args = p.parse_args(argv)
-    return args, configure(p, args)
-
-
-def configure(p: Parser, args: argparse.Namespace) -> Config:
-    """The Config that the flags make. Exits with code 2 where they make no sense."""
     fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(Config)}
     given = {name: value for name, value in fields.items() if value is not None}
     try:
@@ -141,7 +143,7 @@ def configure(p: Parser, args: argparse.Namespace) -> Config:
         p.useless(args, "bench_seconds", "without --bench")
         if not args.dry_run:
             p.useless(args, "gpus", "without --dry-run or --bench: torchrun says how many")
-    return config
+    return args, config
 
 
 # ------------------------------------------------------------------------------------------------
