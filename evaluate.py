@@ -19,10 +19,12 @@ from pathlib import Path
 import torch
 
 import tinytrm
+from data.arc import Votes
+from support.checkpoints import about_of
 from support.console import Parser, amount, check_target, count, count_or_none, guarded, say
 from support.cost import compile_net, wants_compilation
 from support.official import CELLS, official_task
-from support.processes import choose_device, join_processes, leave
+from support.processes import choose_device, device_of, join_processes, leave
 from support.rollouts import check_plot, plot_rollouts, rollouts
 from support.scoring import arc_result, describe, score, vote
 from support.tasks import Task, reopen, sample
@@ -145,20 +147,20 @@ def run(args: argparse.Namespace) -> None:
     result["remarks"] = [*task.remarks, *result.get("remarks", ())]
     if ranks()[0] == 0:
         say(json.dumps(result) if args.json else describe(result))
-        if args.submission:
+        if votes and args.submission:
             votes.write_submission(args.submission)
         if args.plot:
             plot_rollouts(result, args.plot)
 
 
-def pooled(args: argparse.Namespace, task: Task, model: TRM, how: dict) -> tuple[dict, object]:
+def pooled(args: argparse.Namespace, task: Task, model: TRM, how: dict) -> tuple[dict, Votes]:
     """ARC: the votes of the model and of --pool's, and what they come to."""
     votes, seen = vote(task, model, **how)
     for path in args.pool or ():
         other = tinytrm.load(path)
-        if getattr(other, "extra", {}).get("about", {}).get("sha256") != task.about["sha256"]:
+        if about_of(other).get("sha256") != task.about["sha256"]:
             raise ValueError(f"--pool {path}: its puzzle ids are not those of {args.run}")
-        other.to(model.y_init.device)
+        other.to(device_of(model))
         more, count = vote(task, other, **how)
         votes.merge(more)
         seen += count

@@ -24,16 +24,14 @@ from pathlib import Path
 from typing import get_type_hints
 
 import tinytrm
+from support import cost
 from support.checkpoints import read_checkpoint, save_model
-from support.console import (MOST, Parser, amount, check_target, count, count_or_none, guarded, say,
-                             signals)
-from support.cost import (advice_on_memory, bench, compile_net, dry_run, dtype_name, fits_in_memory,
-                          pieces, wants_compilation)
+from support.console import MOST, Parser, amount, count, count_or_none, guarded, say, signals
 from support.folders import check_folder, entered
 from support.monitor import Monitor, Schedule, start_metrics
 from support.presets import PRESETS
 from support.processes import choose_device, from_rank_0, join_processes, leave, rank_0_first
-from support.record import write_record
+from support.record import check_record, write_record
 from support.rehearse import rehearse
 from support.rollouts import rollouts
 from support.scoring import describe, score, thinking
@@ -153,28 +151,27 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
 def run(args: argparse.Namespace, config: Config) -> None:
     """Data, training, evaluation."""
     if args.dry_run:
-        return dry_run(config, args.gpus or 4, args.price)
+        return cost.dry_run(config, args.gpus or 4, args.price)
     device = choose_device(args.device)
     if args.bench:
-        return bench(config, device, args.preset, args.bench_seconds or 20, args.gpus or 1)
+        return cost.bench(config, device, args.preset, args.bench_seconds or 20, args.gpus or 1)
     join_processes(device)
-    fits_in_memory(config, device)
+    cost.fits_in_memory(config, device)
     out = args.out or Path("runs") / args.preset
     folder = out, args.out is not None, args.resume, args.overwrite
     if not args.rehearse:
         from_rank_0(check_folder, *folder)
     if args.record:
-        args.record.mkdir(parents=True, exist_ok=True)
-        check_target("--record", args.record / f"{args.preset}-seed{config.seed}.md")
+        check_record(args.record)
     task = rank_0_first(prepare, args, config)
     schedule = Schedule(args.save_every, args.save_minutes, args.eval_every, args.milestones,
                         args.log_seconds, args.price)
     state = State(task.config, device)
     if ranks()[0] == 0:
         say(headline(task, state))
-    if wants_compilation(args.compile, device):
-        compile_net(state.model, pieces(task.config))
-        compile_net(state.ema, 256, training=False)
+    if cost.wants_compilation(args.compile, device):
+        cost.compile_net(state.model, cost.pieces(task.config))
+        cost.compile_net(state.ema, 256, training=False)
     if args.rehearse:
         return rehearse(task, state, out, schedule)
 
@@ -186,7 +183,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
             start_metrics(out / "metrics.csv", state.step)
             say(said, end="")
         begun, first, monitor = time.time(), state.step, Monitor(out, task, schedule)
-        with signals.later(), advice_on_memory(task.config):
+        with signals.later(), cost.advice_on_memory(task.config):
             tinytrm.train(task.config, task.train, state=state, on_step=monitor)
         with signals.at_once("stopped while evaluating, all saved; go on with --resume"):
             if ranks()[0] == 0:
@@ -227,8 +224,11 @@ def trained(state: State, monitor: Monitor, first: int, seconds: float, out: Pat
 
 def report(args: argparse.Namespace, task: Task, state: State, out: Path) -> None:
     """Evaluate the trained model, show one answer, write the record if asked."""
-    result = dict(score(task, state.ema, copies=8 if args.eval_copies is None else args.eval_copies
-                        ), remarks=task.remarks)
+    copies = 8 if args.eval_copies is None else args.eval_copies
+    result = dict(score(task, state.ema, copies=copies), remarks=[*task.remarks])
+    if task.kind == "arc":
+        result["remarks"].append(f"by up to {1 + copies} votes for a question; all copies vote in "
+                                 f"python evaluate.py {out}")
     if ranks()[0] == 0:
         if task.render:
             say(thinking(task, state.ema))
@@ -245,7 +245,7 @@ def headline(task: Task, state: State) -> str:
     config, device, world = task.config, state.carry.ids.device, ranks()[1]
     parameters = sum(p.numel() for p in state.model.parameters())
     table = f" and a {config.num_puzzles:,}-row puzzle table" if config.num_puzzles > 1 else ""
-    where = f"{dtype_name(config, device)} on {device.type}"
+    where = f"{cost.dtype_name(config, device)} on {device.type}"
     where += f", {world} processes" if world > 1 else ""
     held = f"{len(task.test):,} held out" if task.test else f"{len(task.corpus.asked)} tasks asked"
     lines = [f"model     {parameters:,} parameters{table}, {config.mixer} mixer, {where}",

@@ -6,8 +6,9 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -100,6 +101,11 @@ def save_model(path: Path, model: TRM, **extra: Any) -> None:
         raise OSError(f"{path}: could not be saved: {why}") from None
 
 
+def about_of(model: TRM) -> dict[str, Any]:
+    """What a loaded model says of the puzzles it was trained on; empty if it says nothing."""
+    return getattr(model, "extra", {}).get("about") or {}
+
+
 def read_dict(path: Path) -> dict:
     """A dict made by torch.save; no code in the file is executed. Raises OSError, ValueError."""
     try:
@@ -141,12 +147,13 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
     if differ:
         raise ValueError(f"{folder}: made with another config ({', '.join(differ)}); give the same "
                          "flags, or another --out")
-    was = ema.extra.get("about", {})
+    was = about_of(ema)
     if about and was and any(about.get(k) != was.get(k) for k in SAME_DATA):
         raise ValueError(f"{folder}: trained on other puzzles ({was.get('data')}) than these "
                          f"({about.get('data')}); give the same --data, or another --out")
     if step > state.model.config.steps:
-        raise ValueError(f"{folder}: is at step {step:,}, beyond --steps {state.model.config.steps}")
+        raise ValueError(f"{folder}: is at step {step:,}, beyond --steps "
+                         f"{state.model.config.steps}")
     state.ema.load_state_dict(ema.state_dict())  # the puzzle table is shared, so this fills both
     state.model.load_state_dict(weights, strict=False)
     state.optimizer.load_state_dict(optimizer)

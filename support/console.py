@@ -9,10 +9,11 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Iterator, NoReturn
+from typing import Any, NoReturn
 
 import torch
 

@@ -6,8 +6,8 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 import numpy as np
 import torch
@@ -169,7 +169,7 @@ def describe_device(device: torch.device) -> str:
     """The name of the hardware."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "")
+    name = torch.cpu.get_capabilities().get("cpu_name", "")
     return f"{device.type}" + (f" ({name})" if name and device.type == "cpu" else "")
 
 
@@ -196,7 +196,8 @@ def compile_net(model: tinytrm.TRM, batch: int, training: bool = True) -> bool:
     """
     plain, problem = model.net, ""
     # Training has one shape of batches, evaluation two or more: its second is compiled for all.
-    model.net = torch.compile(plain, dynamic=False if training else None)
+    model.net = torch.compile(plain,  # type: ignore[method-assign]
+                              dynamic=False if training else None)
     h = model.start(batch)[0]
     try:  # compilers complain at the first call only
         with torch.no_grad():
@@ -209,7 +210,7 @@ def compile_net(model: tinytrm.TRM, batch: int, training: bool = True) -> bool:
             raise
         problem = " ".join(str(e).split())[:100]
     if agree(bool(problem), h.device):
-        model.net = plain
+        model.net = plain  # type: ignore[method-assign]
         warn(f"--compile found no working compiler, going on without: {problem}")
     return model.net is not plain
 
@@ -231,7 +232,8 @@ def bench(config: Config, device: torch.device, name: str, seconds: float, gpus:
     for how in ("plain", "compiled"):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        state, times, begun = State(config, device), [], time.perf_counter()
+        state, begun = State(config, device), time.perf_counter()
+        times: list[float] = []
         if how == "compiled" and not compile_net(state.model, pieces(config)):
             break
         while len(times) < 5 or sum(times[3:]) < seconds:

@@ -15,9 +15,9 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
 
 from support.processes import from_rank_0, restarted
 from tinytrm import ranks
@@ -59,8 +59,8 @@ def check_folder(out: Path, given: bool, resume: str | bool | None, overwrite: b
     if overwrite:
         return
     if resume == "auto" and not found and (out / "model.pt").exists():
-        raise ValueError(f"{out} holds a model but no checkpoint to go on from; give another --out, "
-                         "or --overwrite")
+        raise ValueError(f"{out} holds a model but no checkpoint to go on from; give another "
+                         "--out, or --overwrite")
     if resume not in (None, True, "auto"):
         later = [c for c in found if c.name > Path(str(resume)).name]
         if later:
@@ -111,9 +111,9 @@ def _make_ready(out: Path, resume: str | bool | None, overwrite: bool, again: bo
 def _replace(out: Path, start: Path | None) -> str:
     """Put our own files aside; of the run that is to go on from `start`, what is newer."""
     found = checkpoints(out)
-    goes_on = start is not None and start.resolve().parent == out.resolve()
-    old = [c for c in found if not goes_on or c.name > start.name]
-    if not goes_on:
+    first = start.name if start and start.resolve().parent == out.resolve() else ""
+    old = [c for c in found if c.name > first]
+    if not first:
         old += [p for p in out.glob("*") if _OURS.fullmatch(p.name) and not p.is_symlink()]
     if not old or ((out / REPLACED).exists() and not found):
         return ""  # nothing there, or the run that replaced it never came to save anything

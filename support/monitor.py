@@ -4,11 +4,11 @@ from __future__ import annotations
 import csv
 import math
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Iterator
 
 import torch
 import torch.distributed as dist
@@ -37,7 +37,7 @@ class Schedule:
 
     save_every: int = 2000  # a checkpoint every so many steps ...
     save_minutes: float = 10  # ... and when so many minutes have passed
-    eval_every: int | None = None  # an evaluation every so many steps; 0: none. None: long runs LOOKS
+    eval_every: int | None = None  # evaluate every so many steps; 0: never; None: see LOOKS
     milestones: int = 0  # so many copies of the averaged weights on the way
     log_seconds: float = 5  # a line of progress
     price: float = 2.5  # dollars per GPU-hour

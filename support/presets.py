@@ -1,7 +1,7 @@
 """The paper's settings (L_cycles as in the authors' code), and laptop-sized ones."""
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tinytrm import Config
 
@@ -14,15 +14,15 @@ class Preset(NamedTuple):
     corpus: str = ""  # ARC: "arc1", "arc2" or "mini"
 
 
-_paper = dict(puzzle_tokens=16)
-_arc = dict(seq_len=900, vocab_size=12, mixer="attention", n=4, weight_decay=0.1, puzzle_lr=1e-2,
-            puzzle_weight_decay=0.1)
+_paper: dict[str, Any] = dict(puzzle_tokens=16)
+_arc: dict[str, Any] = dict(seq_len=900, vocab_size=12, mixer="attention", n=4, weight_decay=0.1,
+                            puzzle_lr=1e-2, puzzle_weight_decay=0.1)
 # The same recursion; fewer supervision steps per puzzle, fewer positions, and a schedule. What each
 # of these brings is measured in docs/experiments.md, on the laptop-sized puzzles.
-_fast = dict(puzzle_tokens=1, width_multiple=128, N_sup=4, halt_weight=0.1, warmup=200,
-             cosine=True, weight_decay=0.1, ema=0.995, loss="softmax")
-_laptop = dict(puzzle_tokens=1, width_multiple=32, T=2, N_sup=2, halt_weight=0.1, warmup=50,
-               cosine=True, weight_decay=0.1, ema=0.98)
+_fast: dict[str, Any] = dict(puzzle_tokens=1, width_multiple=128, N_sup=4, halt_weight=0.1,
+                             warmup=200, cosine=True, weight_decay=0.1, ema=0.995, loss="softmax")
+_laptop: dict[str, Any] = dict(puzzle_tokens=1, width_multiple=32, T=2, N_sup=2, halt_weight=0.1,
+                               warmup=50, cosine=True, weight_decay=0.1, ema=0.98)
 
 PRESETS = {
     "sudoku": Preset("sudoku", Config(**_paper)),

@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Callable, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from tinytrm import ranks
+from tinytrm import TRM, ranks
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)  # process 0 may have to download or to make data meanwhile
@@ -38,12 +39,18 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
+def device_of(model: TRM) -> torch.device:
+    """Where a model is."""
+    return next(model.parameters()).device
+
+
 def join_processes(device: torch.device) -> None:
     """Under torchrun, meet the other processes; alone, do nothing."""
     global _store
     if "LOCAL_RANK" not in os.environ:
         return
-    how, env = dict(timeout=PATIENCE), os.environ
+    env = os.environ
+    how: dict[str, Any] = dict(timeout=PATIENCE)
     if env.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         # torchrun keeps one store over its restarts: without a prefix of its own a restarted
         # process may find the address of one that has died ("Connection refused").

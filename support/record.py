@@ -12,12 +12,22 @@ from pathlib import Path
 import torch
 
 from data.files import replacing
-from support.console import say
+from support.console import check_target, say
 from support.cost import describe_device
 from support.monitor import read_metrics
 from support.scoring import describe
 from support.tasks import ROOT, Task
 from tinytrm import State, ranks
+
+
+def check_record(folder: Path) -> None:
+    """Raise ValueError, before the work, unless the folder can be made, and written to, after it.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ValueError(f"--record {folder}: is a file; name a folder")
+    check_target("--record", folder / "any")
 
 
 def write_record(folder: Path, name: str, out: Path, task: Task, state: State,
@@ -46,6 +56,7 @@ included, evaluation and pauses between resumptions not). Log: {path.stem}.csv.
 {fields}
 ```
 """
+    folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(out / "metrics.csv", path.with_suffix(".csv"))
     with replacing(path) as file:
         file.write(text.encode())

@@ -23,7 +23,7 @@ from support.checkpoints import read_checkpoint, write_checkpoint
 from support.console import say
 from support.cost import CARD, describe_device, hours, memory_used, timed_step
 from support.folders import checkpoints
-from support.monitor import LOOKS, Schedule
+from support.monitor import LONG, LOOKS, Schedule
 from support.processes import agree, restarted
 from support.scoring import score
 from support.tasks import Task, sample
@@ -38,7 +38,21 @@ def rehearse(task: Task, state: State, out: Path, schedule: Schedule) -> None:
 
     Raises ValueError if the verdict is bad.
     """
-    (rank, world), device, folder = ranks(), state.carry.ids.device, out.parent / f".{out.name}.trial"
+    folder = out.parent / f".{out.name}.trial"
+    try:
+        lost, notes = perform(task, state, folder)
+    except BaseException:
+        if ranks()[1] == 1:  # else torchrun may restart us, and we go on from what is in it
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if ranks()[0] == 0:
+        shutil.rmtree(folder)
+        report(task, notes, schedule, lost, state.carry.ids.device)
+
+
+def perform(task: Task, state: State, folder: Path) -> tuple[str, dict[str, Any]]:
+    """What became of the process that was to be lost, and what was measured."""
+    (rank, world), device = ranks(), state.carry.ids.device
     loses_one = world > 1 and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0
     if restarted() and checkpoints(folder):
         notes = json.loads((folder / NOTES).read_text())
@@ -63,13 +77,12 @@ def rehearse(task: Task, state: State, out: Path, schedule: Schedule) -> None:
     score(some, state.ema, copies=0)
     share = len(some.test) / len(task.test) if task.test else 1.0
     notes.update(look=(time.time() - begun) / share, memory=memory_used(device))
-    agree(False, device)
-    if rank == 0:
-        shutil.rmtree(folder)
-        lost = ("one process was killed; all were restarted and went on from the checkpoint"
-                if restarted() else "not tried; start this by torchrun --max-restarts=1"
-                if world > 1 else "there is only one process")
-        report(task, notes, schedule, world, device, lost)
+    agree(False, device)  # all have done with the folder
+    if restarted():
+        return "one process was killed; all were restarted, and went on from the checkpoint", notes
+    if world > 1:
+        return "not tried; start this by torchrun --max-restarts=1", notes
+    return "there is only one process", notes
 
 
 def first_half(task: Task, state: State, folder: Path) -> dict[str, Any]:
@@ -89,12 +102,15 @@ def first_half(task: Task, state: State, folder: Path) -> dict[str, Any]:
     return notes
 
 
-def report(task: Task, notes: dict[str, Any], schedule: Schedule, world: int, device: torch.device,
-           lost: str) -> None:
+def report(task: Task, notes: dict[str, Any], schedule: Schedule, lost: str, device: torch.device
+           ) -> None:
     """Print it all. Raises ValueError for what must not be."""
+    world = ranks()[1]
     config, step, price = task.config, notes["step"], schedule.price
     training = config.steps * step
-    looks = config.steps / schedule.eval_every if schedule.eval_every else LOOKS
+    looks = LOOKS if training > LONG else 1.0
+    if schedule.eval_every is not None:
+        looks = config.steps / schedule.eval_every if schedule.eval_every else 1.0
     saves = config.steps / schedule.save_every + training / 60 / schedule.save_minutes
     total = (notes["warm"] + training + looks * notes["look"] + saves * notes["save"]) / 3600
     eager, compiled = hours(config, world)
@@ -119,7 +135,8 @@ def report(task: Task, notes: dict[str, Any], schedule: Schedule, world: int, de
     if device.type == "cuda":
         have = torch.cuda.get_device_properties(device).total_memory / 2**30
         if notes["memory"] > 0.95 * have:
-            problems.append(f"{notes['memory']:.0f} of {have:.0f} GiB are full: lower --micro_batch")
+            problems.append(f"{notes['memory']:.0f} of {have:.0f} GiB are full: lower "
+                            "--micro_batch")
     if not math.isfinite(total):
         problems.append("a step takes no time that could be measured")
     if problems:

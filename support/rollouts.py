@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from data.grid import Random
+from support.processes import device_of
 from support.tasks import Task
 from tinytrm import TRM, ranks
 
@@ -29,7 +31,7 @@ def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool 
     """
     (rank, world), test = ranks(), task.test
     numbers = sorted({2**k for k in range(count.bit_length()) if 2**k <= count} | {count})
-    right = torch.zeros(len(SELECTIONS), len(numbers), device=model.y_init.device)
+    right = torch.zeros(len(SELECTIONS), len(numbers), device=device_of(model))
     steps = steps or model.config.eval_steps
     rows = np.arange(rank, len(test), world)
     for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
@@ -51,7 +53,7 @@ def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool 
                 puzzles=len(test), steps=steps)
 
 
-def draws(k: int, rows: np.ndarray):
+def draws(k: int, rows: np.ndarray) -> Random:
     """random(m) -> (len(rows), m) uniform numbers; the same for a puzzle in whatever batch."""
     generators = [np.random.default_rng((k, int(row))) for row in rows]
     return lambda m: np.stack([generator.random(m) for generator in generators])
@@ -70,8 +72,8 @@ class Rollout(NamedTuple):
 def rollout(model: TRM, inputs: np.ndarray, ids: np.ndarray, steps: int, noise: float,
             seed: tuple[int, int]) -> Rollout:
     """Think about puzzles (B, cells) with ids (B,)."""
-    x, i = (torch.from_numpy(t.astype(np.int64)).to(model.y_init.device) for t in (inputs, ids))
-    rows, random = model.puzzle_table[i], np.random.default_rng(seed)
+    x, i = (torch.from_numpy(t.astype(np.int64)).to(device_of(model)) for t in (inputs, ids))
+    rows, random = model.get_buffer("puzzle_table")[i], np.random.default_rng(seed)
     y, z = model.start(len(x))
     first, when = torch.zeros_like(x), torch.full((len(x),), math.inf, device=x.device)
     for step in range(steps):

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 import tinytrm
 from data import arc
+from support.processes import device_of
 from support.tasks import Task
 from tinytrm import TRM, ranks
 
@@ -39,7 +40,7 @@ def total(number: float, model: TRM) -> float:
     """The sum of every process's number."""
     if ranks()[1] == 1:
         return number
-    numbers = torch.tensor(number, device=model.y_init.device)
+    numbers = torch.tensor(number, device=device_of(model))
     dist.all_reduce(numbers)
     return numbers.item()
 
@@ -138,9 +139,10 @@ def describe_puzzles(result: dict) -> list[str]:
 def thinking(task: Task, model: TRM, among: int = 200) -> str:
     """A picture, step by step, of the one of the first held-out puzzles that takes longest to
     solve, but of no more steps than a screen holds."""
-    test, device = task.test, model.y_init.device
+    test, device = task.test, device_of(model)
     inputs = torch.from_numpy(test.inputs[:among].astype(np.int64)).to(device)
     ids = torch.from_numpy(test.ids[:among].astype(np.int64)).to(device)
+    assert task.render
     steps = tinytrm.think(model, inputs, ids, model.config.eval_steps, False)
     answers = np.stack([a.cpu().numpy() for a, *_ in steps])
     wrong = (answers != test.labels[:among]).sum(2)  # (steps, puzzles) cells

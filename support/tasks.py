@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,13 +75,14 @@ def open_task(preset: str, config: Config, data: Path | None, augment_mazes: boo
 
 def reopen(model: TRM, data: Path | None = None) -> Task:
     """The task of a loaded model, with its held-out puzzles or those in `data`. Writes nothing."""
-    about, config = getattr(model, "extra", {}).get("about"), model.config
+    extra: dict[str, Any] = getattr(model, "extra", {})
+    about, config = extra.get("about"), model.config
     if not about:
         raise ValueError("this model does not say what it was trained on: not made by train.py; "
                          "evaluate it from Python, by tinytrm.evaluate")
     path = Path(data) if data else ROOT / about["data"]  # an absolute path stays what it is
     if about["kind"] == "arc":
-        table = arc.Table(about["tasks"], *(model.extra["puzzle_ids"][k].numpy() for k in TABLE))
+        table = arc.Table(about["tasks"], *(extra["puzzle_ids"][k].numpy() for k in TABLE))
         if table.sha256() != about["sha256"] or len(table) != config.num_puzzles:
             raise ValueError("the checkpoint's puzzle ids are not those it was trained with: a "
                              "damaged file")
@@ -138,8 +140,9 @@ def read_grids(kind: str, path: Path, box: list[int] | None = None
         inputs, labels, _ = maze.read_csv(path)
         return inputs, labels, dict(render=maze.render, canonical=maze.canonical,
                                     judges={"valid_path_accuracy": maze.valid_paths})
-    inputs, labels, shape = sudoku.read_csv(path, tuple(box) if box else None)
-    looks = dict(render=sudoku.render, disguise=sudoku.disguise, canonical=sudoku.canonical)
+    inputs, labels, shape = sudoku.read_csv(path, (box[0], box[1]) if box else None)
+    looks: dict[str, Callable] = dict(render=sudoku.render, disguise=sudoku.disguise,
+                                      canonical=sudoku.canonical)
     return inputs, labels, {name: partial(f, box=shape) for name, f in looks.items()}
 
 
@@ -185,6 +188,8 @@ def _own_data(kind: str, side: int, seed: int) -> tuple[Path, Path]:
     files = folder / "train.csv", folder / "test.csv"
     if files[1].is_file():
         return files
+    generate: Callable
+    write: Callable
     if kind == "sudoku":
         box = sudoku.default_box(side)
         counts = (24, 12) if side == 4 else (1000, 1000)  # there are 36 minimal 4x4 puzzles

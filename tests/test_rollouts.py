@@ -119,8 +119,9 @@ def test_compiled_on_cuda_unless_told_otherwise():
     for parse in (lambda w: train.parse_args(w)[0], lambda w: evaluate.parse_args(["run", *w])):
         assert [parse(w).compile for w in ([], ["--compile"], ["--no-compile"])] == [
             None, True, False], "None: where the device is a GPU"
-    assert [cost.wants_compilation(flag, torch.device(name)) for flag, name in (
-        (None, "cpu"), (None, "cuda"), (False, "cuda"), (True, "cpu"))] == [False, True, False, True]
+    cases = ((None, "cpu"), (None, "cuda"), (False, "cuda"), (True, "cpu"))
+    wanted = [cost.wants_compilation(flag, torch.device(name)) for flag, name in cases]
+    assert wanted == [False, True, False, True]
 
 
 def test_the_probe_of_the_compiler_runs_backward_too(monkeypatch):
