@@ -1,5 +1,4 @@
 """Run by torchrun in test_distributed.py: train a small model; process 0 saves what came out."""
-
 import json
 import sys
 
@@ -7,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 import tinytrm
-from test_tinytrm import tiny, toy_puzzles
+from conftest import tiny, toy_puzzles
 
 if __name__ == "__main__":
     out, changes = sys.argv[1], json.loads(sys.argv[2])
@@ -16,8 +15,9 @@ if __name__ == "__main__":
     losses = []
 
     def on_step(state, metrics):
-        dist.all_reduce(metrics)
-        losses.append(metrics[0].item())
+        loss = metrics["loss"].clone()
+        dist.all_reduce(loss)
+        losses.append(loss.item())
 
     model = tinytrm.train(tiny(**changes), toy_puzzles(), on_step=on_step)
     result = tinytrm.evaluate(model, toy_puzzles(23, seed=5))

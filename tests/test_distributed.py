@@ -1,5 +1,4 @@
 """Several processes compute what one does, and no crash costs a step (gloo, CPU, small models)."""
-
 import functools
 import json
 import os
@@ -13,22 +12,11 @@ import pytest
 import torch
 
 import tinytrm
-import train
-from conftest import ROOT
-from test_tinytrm import tiny, toy_puzzles
-from test_train import SMALL, csv_folder  # noqa: F401 (a fixture)
+from conftest import ENV, ROOT, SMALL, TORCHRUN, begin, run, tiny, torchrun, toy_puzzles
+from support import checkpoints as ck
+from support.checkpoints import read_checkpoint, write_checkpoint
+from support.folders import checkpoints
 from tinytrm import State
-
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-
-
-def torchrun(processes, *args, **kw):
-    command = [*TORCHRUN, f"--nproc_per_node={processes}", *map(str, args)]
-    return subprocess.run(
-        command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=280, **kw
-    )
-
 
 # ------------------------------------------------------------------------------------------------
 # The same mathematics
@@ -49,21 +37,18 @@ def worker(processes, out, **changes):
     return torch.load(out, weights_only=True)
 
 
-@pytest.mark.parametrize(
-    "processes, changes", [(2, {}), (4, {}), (2, {"micro_batch": 3}), (1, {"micro_batch": 3})]
-)
+@pytest.mark.parametrize("processes, changes", [
+    (2, {}), (4, {}), (2, {"micro_batch": 3}), (1, {"micro_batch": 3})])
 def test_processes_compute_the_same(processes, changes, alone, tmp_path):
     other = worker(processes, tmp_path / "result.pt", **changes)
-    assert len(alone["losses"]) == 20 and other["losses"] == pytest.approx(
-        alone["losses"], rel=1e-5
-    )
+    assert len(alone["losses"]) == 20
+    assert other["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     for name, tensor in alone["weights"].items():
         torch.testing.assert_close(other["weights"][name], tensor, atol=2e-5, rtol=0, msg=name)
     # 23 puzzles over 4 processes: each counted once
     assert other["result"]["puzzles"] == 23
-    assert other["result"]["cell_accuracy"] == pytest.approx(
-        alone["result"]["cell_accuracy"], abs=1e-6
-    )
+    mine, theirs = (r["result"]["cell_accuracy"] for r in (other, alone))
+    assert mine == pytest.approx(theirs, abs=1e-6)
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are read from /proc")
@@ -72,7 +57,7 @@ def test_no_thread_of_gloo_outlives_its_group():
     The optimizer's first step imports torch modules that keep the group, if it exists by then."""
     code = """
 import os, tinytrm, torch, torch.distributed as dist
-from test_tinytrm import tiny, toy_puzzles
+from conftest import tiny, toy_puzzles
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 dist.all_reduce(torch.zeros(1))
 tinytrm.train(tiny(steps=2), toy_puzzles())
@@ -81,22 +66,20 @@ assert any("gloo" in n for n in names()), names()
 dist.destroy_process_group()
 assert not any("gloo" in n for n in names()), names()
 """
-    done = subprocess.run([sys.executable, "-c", code], env=ENV, capture_output=True, text=True)
+    done = run([sys.executable, "-c", code])
     assert done.returncode == 0, done.stderr
 
 
 def test_weights_moved_further_than_the_tolerance(alone):
     start = tinytrm.TRM(tiny(dim=32)).state_dict()
-    moved = [
-        (alone["weights"][k] - start[k]).abs().max().item()
-        for k in ("layers.0.mix_in", "puzzle_table")
-    ]
+    moved = [(alone["weights"][k] - start[k]).abs().max().item()
+             for k in ("layers.0.mix_in", "puzzle_table")]
     assert min(moved) > 1.5e-4 / 2, moved
 
 
 def test_batch_must_divide():
     done = torchrun(3, ROOT / "tests/dist_worker.py", "/dev/null", json.dumps(dict(batch_size=8)))
-    assert done.returncode and "must be a multiple of 3 processes" in done.stderr
+    assert done.returncode and "no multiple of the processes" in done.stderr
 
 
 # ------------------------------------------------------------------------------------------------
@@ -111,24 +94,27 @@ def saved(tmp_path):
 
     def keep(state, metrics):
         if state.step in (4, 8):
-            train.write_checkpoint(tmp_path, state)
+            write_checkpoint(tmp_path, state, about=ABOUT)
 
     tinytrm.train(config, toy_puzzles(), state=state, on_step=keep)
     return tmp_path, state
 
 
+ABOUT = dict(kind="toy", sha256="x", split=None, augmented=False, data="here")
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b))
+
+
 def test_a_checkpoint_holds_everything(saved):
     folder, state = saved
     again = State(state.model.config)
-    assert train.read_checkpoint(train.checkpoints(folder)[-1], again) == ""
+    assert read_checkpoint(checkpoints(folder)[-1], again, ABOUT) == ""
     assert again.step == 8
     for a, b in ((state.model, again.model), (state.ema, again.ema)):
-        assert all(
-            torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values())
-        )
-    assert all(
-        torch.equal(a, b) for a, b in zip(vars(state.carry).values(), vars(again.carry).values())
-    )
+        assert same(a.state_dict().values(), b.state_dict().values())
+    assert same(vars(state.carry).values(), vars(again.carry).values())
     assert again.ema.puzzle_table is again.model.puzzle_table
     old, new = (s.optimizer.state_dict()["state"] for s in (state, again))
     assert all(torch.equal(old[i][k], new[i][k]) for i in old for k in old[i])
@@ -138,15 +124,13 @@ def test_resumed_training_is_bit_identical(tmp_path):
     config, puzzles = tiny(steps=13), toy_puzzles()
     whole = State(config)
     tinytrm.train(config, puzzles, state=whole)
-    first = State(config)
+    first = State(tiny(steps=7))
     tinytrm.train(tiny(steps=7), puzzles, state=first)
-    first.model.config = first.ema.config = config
-    train.write_checkpoint(tmp_path, first)
+    write_checkpoint(tmp_path, first)
     second = State(config)
-    train.read_checkpoint(train.checkpoints(tmp_path)[0], second)
+    read_checkpoint(checkpoints(tmp_path)[0], second)
     tinytrm.train(config, puzzles, state=second)
-    for a, b in zip(whole.ema.state_dict().values(), second.ema.state_dict().values()):
-        assert torch.equal(a, b)
+    assert same(whole.ema.state_dict().values(), second.ema.state_dict().values())
 
 
 def flip_bit(path):
@@ -155,82 +139,81 @@ def flip_bit(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda f: flip_bit(f / "model.pt"),
-        lambda f: flip_bit(f / "state.pt"),
-        lambda f: flip_bit(f / "carry-0.pt"),
-        lambda f: os.truncate(f / "state.pt", 1000),
-        lambda f: (f / "carry-0.pt").unlink(),
-        lambda f: (f / "manifest.json").unlink(),
-        lambda f: (f / "manifest.json").write_text("{"),
-        lambda f: (f / "manifest.json").write_text('{"files": {}}'),
-    ],
-    ids=[
-        "bit in model",
-        "bit in state",
-        "bit in carry",
-        "truncated",
-        "no carry",
-        "no manifest",
-        "torn manifest",
-        "empty manifest",
-    ],
-)
+def resealed(folder, **changes):
+    """A manifest that fits the files, whatever is in them."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = {p.name: ck.sha256(p) for p in folder.glob("*.pt")}
+    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+
+
+def wrong_content(folder):
+    torch.save(dict(weights={}, step=8), folder / "state.pt")
+    resealed(folder)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda f: flip_bit(f / "model.pt"), lambda f: flip_bit(f / "state.pt"),
+    lambda f: flip_bit(f / "carry-0.pt"), lambda f: os.truncate(f / "state.pt", 1000),
+    lambda f: (f / "carry-0.pt").unlink(), lambda f: (f / "manifest.json").unlink(),
+    lambda f: (f / "manifest.json").write_text("{"),
+    lambda f: (f / "manifest.json").write_text('{"files": {}}'),
+    lambda f: (f / "manifest.json").write_text("[" * 100_000), lambda f: resealed(f, world="two"),
+    wrong_content,
+], ids=["bit in model", "bit in state", "bit in carry", "truncated", "no carry", "no manifest",
+        "torn manifest", "empty manifest", "deep manifest", "wrong world", "wrong content"])
 def test_damaged_checkpoints_are_refused_and_the_one_before_is_offered(saved, damage):
     folder, _ = saved
-    good, bad = train.checkpoints(folder)
+    good, bad = checkpoints(folder)
     damage(bad)
     fresh = State(tiny(steps=8))
     before = [t.clone() for t in fresh.model.state_dict().values()]
     with pytest.raises(ValueError, match="not a usable checkpoint") as e:
-        train.read_checkpoint(bad, fresh)
+        read_checkpoint(bad, fresh)
     assert str(good) in str(e.value) and "\n" not in str(e.value)
-    assert all(torch.equal(a, b) for a, b in zip(before, fresh.model.state_dict().values())), (
-        "half read"
-    )
-    assert train.read_checkpoint(good, fresh) == "" and fresh.step == 4
+    assert same(before, fresh.model.state_dict().values()), "half read"
+    assert read_checkpoint(good, fresh) == "" and fresh.step == 4
 
 
-def test_checkpoint_of_another_config_is_refused(saved):
-    folder, _ = saved
+def test_checkpoints_of_other_runs_are_refused(saved):
+    last = checkpoints(saved[0])[-1]
     with pytest.raises(ValueError, match="another config .*lr 0.001 -> 0.5"):
-        train.read_checkpoint(train.checkpoints(folder)[-1], State(tiny(steps=8, lr=0.5)))
+        read_checkpoint(last, State(tiny(steps=8, lr=0.5)))
+    with pytest.raises(ValueError, match="trained on other puzzles"):
+        read_checkpoint(last, State(tiny(steps=8)), ABOUT | dict(sha256="y"))
+    with pytest.raises(ValueError, match="is at step 8, beyond --steps 7"):
+        read_checkpoint(last, State(tiny(steps=7)))
 
 
-def test_two_checkpoints_are_kept_and_a_failed_one_leaves_no_trace(saved, monkeypatch):
+@pytest.mark.parametrize("where", ["write_synced", "sha256"])
+def test_two_checkpoints_are_kept_and_a_failed_one_leaves_no_trace(where, saved, monkeypatch):
+    """Whether a file cannot be written, or the whole not be published."""
     folder, state = saved
     state.step = 12
-    train.write_checkpoint(folder, state)
-    assert [c.name for c in train.checkpoints(folder)] == [
-        "checkpoint-00000008",
-        "checkpoint-00000012",
-    ]
+    write_checkpoint(folder, state)
+    names = ["checkpoint-00000008", "checkpoint-00000012"]
+    assert [c.name for c in checkpoints(folder)] == names
 
-    def full_disk(path, content):
-        path.write_bytes(b"half")
+    def full_disk(path, content=None):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(train, "write_synced", full_disk)
+    monkeypatch.setattr(ck, where, full_disk)
     state.step = 16
     with pytest.raises(OSError, match="No space left on device; older checkpoints are untouched"):
-        train.write_checkpoint(folder, state)
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "checkpoint-00000008",
-        "checkpoint-00000012",
-    ]
-    train.read_checkpoint(train.checkpoints(folder)[-1], State(tiny(steps=8)))
+        write_checkpoint(folder, state)
+    monkeypatch.undo()
+    assert sorted(p.name for p in folder.iterdir()) == names
+    read_checkpoint(checkpoints(folder)[-1], State(tiny(steps=12)))
 
 
-def test_weights_that_are_not_finite_are_not_saved(saved):
+@pytest.mark.parametrize("which", ["model", "ema"])
+def test_weights_that_are_not_finite_are_not_saved(which, saved):
     folder, state = saved
     state.step = 12
     with torch.no_grad():
-        state.model.output_head[0, 0] = float("inf")
+        getattr(state, which).output_weight[0, 0] = float("inf")
     with pytest.raises(ValueError, match="not finite at step 12.*checkpoint-00000008"):
-        train.write_checkpoint(folder, state)
-    assert [c.name[-1] for c in train.checkpoints(folder)] == ["4", "8"]
+        write_checkpoint(folder, state)
+    assert [c.name[-1] for c in checkpoints(folder)] == ["4", "8"]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -238,70 +221,52 @@ def test_weights_that_are_not_finite_are_not_saved(saved):
 
 
 def flags(folder, out, steps):
-    return [
-        "--data",
-        str(folder),
-        "--out",
-        str(out),
-        "--steps",
-        str(steps),
-        "--save_every",
-        "10",
-        "--log_seconds",
-        "0.01",
-        *SMALL,
-    ]
+    return ["--data", folder, "--out", out, "--steps", steps, "--save_every", 10,
+            "--log_seconds", 0.01, *SMALL]
 
 
-def program(processes, folder, out, steps, *more):
+def command(processes, folder, out, steps, *more):
     """The command that trains in so many processes, plain python for one."""
     start = [sys.executable] if processes == 1 else [*TORCHRUN, f"--nproc_per_node={processes}"]
-    return [*start, str(ROOT / "train.py"), *flags(folder, out, steps), *more]
-
-
-def begin(command):
-    """Start a program, to read and to disturb while it runs."""
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen(command, cwd=ROOT, env=ENV, **pipes)
-
-
-def finish(command):
-    done = subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return [*start, ROOT / "train.py", *flags(folder, out, steps), *more]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(csv_folder, tmp_path_factory):  # noqa: F811
+def uninterrupted(csv_folder, tmp_path_factory):
     """A function (processes, steps) -> final weights."""
 
     @functools.cache
     def weights(processes, steps):
-        out = tmp_path_factory.mktemp(f"whole{processes}")
-        finish(program(processes, csv_folder, out, steps))
+        out = tmp_path_factory.mktemp(f"whole{processes}") / "run"
+        done = run(command(processes, csv_folder, out, steps))
+        assert done.returncode == 0, done.stdout + done.stderr
         return tinytrm.load(out).state_dict()
 
     return weights
 
 
+def children(p):
+    """The processes that this one has started."""
+    found = subprocess.run(["pgrep", "-P", str(p.pid)], capture_output=True, text=True)
+    return [*map(int, found.stdout.split())]
+
+
 def kill_all(p):
     """kill -9 the process and what it has started; torchrun first, so that it cannot react."""
-    children = subprocess.run(["pgrep", "-P", str(p.pid)], capture_output=True, text=True)
-    for pid in [p.pid, *map(int, children.stdout.split())]:
+    for pid in [p.pid, *children(p)]:
         os.kill(pid, signal.SIGKILL)
 
 
 def kill_and_resume(processes, steps, kills, folder, out, rng):
     """Start, `kill -9` all processes at a random moment, resume, ... until it is through."""
-    killed = 0
+    killed, log_path = 0, out.parent / "log.txt"
     while True:
-        more = ["--resume"] if train.checkpoints(out) else []
-        log = open(out.parent / "log.txt", "w+")
-        p = subprocess.Popen(
-            program(processes, folder, out, steps, *more), cwd=ROOT, env=ENV, stdout=log, stderr=log
-        )
+        more = ["--resume"] if checkpoints(out) else ["--overwrite"]
+        with open(log_path, "w+") as log:
+            words = [*map(str, command(processes, folder, out, steps, *more))]
+            p = subprocess.Popen(words, cwd=ROOT, env=ENV, stdout=log, stderr=log)
         while killed < kills and p.poll() is None:
-            if "\nstep " in (out.parent / "log.txt").read_text():  # now there is something to lose
+            if "\nstep " in log_path.read_text():  # now there is something to lose
                 time.sleep(rng.uniform(0, 0.1))
                 if p.poll() is None:
                     kill_all(p)
@@ -310,56 +275,62 @@ def kill_and_resume(processes, steps, kills, folder, out, rng):
             time.sleep(0.02)
         if p.wait(timeout=280) == 0:
             return killed
-        assert p.returncode == -signal.SIGKILL, (out.parent / "log.txt").read_text()
+        assert p.returncode == -signal.SIGKILL, log_path.read_text()
 
 
-@pytest.mark.parametrize(
-    "processes, steps, kills",
-    [
-        (1, 400, 2),
-        pytest.param(1, 2000, 20, marks=pytest.mark.slow),
-        pytest.param(2, 2000, 20, marks=pytest.mark.slow),
-    ],
-)
-def test_killed_at_random_and_resumed_is_bit_identical(
-    processes, steps, kills, csv_folder, uninterrupted, tmp_path  # noqa: F811
-):
+@pytest.mark.parametrize("processes, steps, kills", [
+    (1, 400, 2), pytest.param(1, 2000, 20, marks=pytest.mark.slow),
+    pytest.param(2, 2000, 20, marks=pytest.mark.slow)])
+def test_killed_at_random_and_resumed_is_bit_identical(processes, steps, kills, csv_folder,
+                                                       uninterrupted, tmp_path):
     out = tmp_path / "run"
-    out.mkdir()
     killed = kill_and_resume(processes, steps, kills, csv_folder, out, random.Random(kills))
     assert killed == kills, "the run ended before it could be killed so often"
     weights = tinytrm.load(out).state_dict()
     for name, tensor in uninterrupted(processes, steps).items():
         assert torch.equal(tensor, weights[name]), name
-    logged = [
-        int(line.split(",")[0]) for line in (out / "metrics.csv").read_text().splitlines()[1:]
-    ]
+    rows = (out / "metrics.csv").read_text().splitlines()[1:]
+    logged = [int(row.split(",")[0]) for row in rows]
     assert logged == sorted(set(logged)) and logged[-1] == steps, "metrics.csv has rows twice"
 
 
-def test_sigterm_leaves_soon_with_a_checkpoint(csv_folder, uninterrupted, tmp_path):  # noqa: F811
-    p = begin(program(1, csv_folder, tmp_path, 400, "--save_every", "100000"))
-    for line in p.stdout:
-        if line.startswith("step"):
-            break
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE],
+                         ids=lambda n: n.name)
+def test_whatever_ends_training_leaves_a_checkpoint(number, csv_folder, tmp_path):
+    """Ctrl-C, a kill, a closed terminal, a pipe that nobody reads (`| head -1`)."""
+    out = tmp_path / "run"
+    p = begin(command(1, csv_folder, out, 100_000, "--save_every", 100_000))
+    assert any(line.startswith("step") for line in p.stdout)
     begun = time.time()
+    if number == signal.SIGPIPE:
+        p.stdout.close()
+    else:
+        p.send_signal(number)
+    err = p.stderr.read()
+    assert p.wait(timeout=60) == 128 + number and time.time() - begun < 10
+    assert err.startswith("stopped at step ") and "--resume" in err and err.count("\n") == 1
+    step = int(checkpoints(out)[-1].name[-8:])
+    assert f"{step:,}" in err and step > 0
+
+
+def test_stopped_and_resumed_is_bit_identical(csv_folder, uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    p = begin(command(1, csv_folder, out, 400, "--save_every", 100_000))
+    assert any(line.startswith("step") for line in p.stdout)
     p.send_signal(signal.SIGTERM)
-    _, err = p.communicate(timeout=60)
-    assert time.time() - begun < 10 and p.returncode == 128 + signal.SIGTERM
-    assert err.startswith("stopped at step ") and "--resume" in err
-    done = torchrun(1, ROOT / "train.py", *flags(csv_folder, tmp_path, 400), "--resume")
+    p.communicate(timeout=60)
+    done = torchrun(1, ROOT / "train.py", *flags(csv_folder, out, 400), "--resume")
     assert done.returncode == 0 and "resumed" in done.stdout, done.stderr
-    weights = tinytrm.load(tmp_path).state_dict()
-    assert all(torch.equal(t, weights[k]) for k, t in uninterrupted(1, 400).items())
+    assert same(uninterrupted(1, 400).values(), tinytrm.load(out).state_dict().values())
 
 
 @pytest.mark.parametrize("when", ["between", "at the end"])
-def test_sigterm_ends_an_evaluation(when, csv_folder, tmp_path):  # noqa: F811
-    long = ["--eval_steps", "1000000", "--eval_every", "20" if when == "between" else "0"]
-    p = begin(program(1, csv_folder, tmp_path, 40, *long))
+def test_sigterm_ends_an_evaluation(when, csv_folder, tmp_path):
+    out, long = tmp_path / "run", ["--eval_steps", 1000000, "--eval_every", 20 * (when[0] == "b")]
+    p = begin(command(1, csv_folder, out, 40, *long))
     begun = time.time()
     if when == "between":
-        log = tmp_path / "metrics.csv"
+        log = out / "metrics.csv"
         while not (log.exists() and "\n10," in log.read_text()):
             assert time.time() - begun < 60 and p.poll() is None
             time.sleep(0.05)
@@ -371,49 +342,92 @@ def test_sigterm_ends_an_evaluation(when, csv_folder, tmp_path):  # noqa: F811
     _, err = p.communicate(timeout=60)
     assert time.time() - begun < 10 and p.returncode == 128 + signal.SIGTERM, err
     step, message = (20, "stopped at step 20") if when == "between" else (40, "while evaluating")
-    assert message in err and train.checkpoints(tmp_path)[-1].name.endswith(f"{step:08}")
-    done = torchrun(1, ROOT / "train.py", *flags(csv_folder, tmp_path, 40), "--resume")
-    assert done.returncode == 0 and f"step {step}" in done.stdout, done.stderr
+    assert message in err and checkpoints(out)[-1].name.endswith(f"{step:08}")
 
 
-def test_resume_with_another_number_of_processes(csv_folder, tmp_path):  # noqa: F811
-    first = torchrun(1, ROOT / "train.py", *flags(csv_folder, tmp_path, 20))
+def test_resume_with_another_number_of_processes(csv_folder, tmp_path):
+    out = tmp_path / "run"
+    first = torchrun(1, ROOT / "train.py", *flags(csv_folder, out, 20))
     assert first.returncode == 0, first.stderr
-    done = torchrun(2, ROOT / "train.py", *flags(csv_folder, tmp_path, 40), "--resume")
+    done = torchrun(2, ROOT / "train.py", *flags(csv_folder, out, 40), "--resume")
     assert done.returncode == 0 and "start anew" in done.stdout, done.stderr
-    assert tinytrm.load(tmp_path).config.steps == 40
+    assert tinytrm.load(out).config.steps == 40
+
+
+def test_torchrun_restarts_a_lost_process(csv_folder, tmp_path):
+    """The folder is then in use, by this very run."""
+    out = tmp_path / "run"
+    p = begin([*TORCHRUN, "--nproc_per_node=2", "--max-restarts=1", ROOT / "train.py",
+               *flags(csv_folder, out, 300)])
+    begun = time.time()
+    while not checkpoints(out):
+        assert time.time() - begun < 60 and p.poll() is None
+        time.sleep(0.05)
+    os.kill(children(p)[-1], signal.SIGKILL)
+    stdout, err = p.communicate(timeout=280)
+    assert p.returncode == 0 and "resumed" in stdout, f"{stdout}\n{err}"
+    assert tinytrm.load(out).config.steps == 300
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_killed_workers(csv_folder, tmp_path):  # noqa: F811
-    four = [*TORCHRUN, "--nproc_per_node=4", "--max-restarts=3"]
-    p = begin([*four, str(ROOT / "train.py"), *flags(csv_folder, tmp_path, 1500)])
-    kills, rng = 0, random.Random(0)
+def test_torchrun_restarts_killed_workers(csv_folder, tmp_path):
+    out, kills, rng = tmp_path / "run", 0, random.Random(0)
+    p = begin([*TORCHRUN, "--nproc_per_node=4", "--max-restarts=3", ROOT / "train.py",
+               *flags(csv_folder, out, 1500)])
     while p.poll() is None and kills < 3:
         time.sleep(rng.uniform(4, 12))
-        workers = subprocess.run(
-            ["pgrep", "-P", str(p.pid)], capture_output=True, text=True
-        ).stdout.split()
-        if workers and train.checkpoints(tmp_path):
-            os.kill(int(rng.choice(workers)), signal.SIGKILL)
+        workers = children(p)
+        if workers and checkpoints(out):
+            os.kill(rng.choice(workers), signal.SIGKILL)
             kills += 1
-    out, err = p.communicate(timeout=280)
-    assert p.returncode == 0 and kills > 0, f"{kills} kills\n{out}\n{err}"
-    assert "resumed" in out and tinytrm.load(tmp_path).config.steps == 1500
+    stdout, err = p.communicate(timeout=280)
+    assert p.returncode == 0 and kills > 0, f"{kills} kills\n{stdout}\n{err}"
+    assert "resumed" in stdout and tinytrm.load(out).config.steps == 1500
+
+
+# ------------------------------------------------------------------------------------------------
+# Errors in one process
+
+
+FAILING = """
+import os, sys, train
+from support import checkpoints, monitor, scoring
+def fail(*args, **kw):
+    if os.environ["RANK"] == "0":
+        raise {error}
+    return original(*args, **kw)
+original = {module}.{name}
+{module}.{name} = fail
+train.leave(train.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("module, name, error", [
+    ("checkpoints", "sha256", "OSError(28, 'No space left on device')"),  # while publishing
+    ("checkpoints", "write_synced", "PermissionError(13, 'Permission denied')"),
+    ("checkpoints", "sha256", "KeyError('a slip')"),
+    ("monitor", "score", "ValueError('bad evaluation')"),
+    ("monitor.Monitor", "log", "RuntimeError('a hook')")])
+def test_an_error_in_process_0_alone_ends_all_in_seconds(module, name, error, csv_folder, tmp_path):
+    """Also in the middle of a checkpoint, where the others waited for ever. One line says why."""
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING.format(module=module, name=name, error=error))
+    words = flags(csv_folder, tmp_path / "run", 20)
+    p = begin([*TORCHRUN, "--nproc_per_node=2", script, *words, "--eval_every", 10])
+    _, err = p.communicate(timeout=60)
+    lines = [line for line in err.splitlines() if line.startswith(("error: ", "stopped"))]
+    assert p.returncode and len(lines) == 1, err
+    assert error.split("'")[1] in lines[0]
+    assert "most recent call last" not in err.split("torch/distributed")[0]
 
 
 def test_leaving_under_torchrun_says_all_and_skips_the_exit_handlers():
     code = """
-import atexit, evaluate, sys
+import atexit
+from support.processes import leave
 atexit.register(print, "late")
 print("said", end="")
-evaluate.leave(3)
+leave(3)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**ENV, "TORCHELASTIC_RUN_ID": "x"},
-        capture_output=True,
-        text=True,
-    )
+    done = run([sys.executable, "-c", code], LOCAL_RANK="0")
     assert (done.returncode, done.stdout, done.stderr) == (3, "said", "")

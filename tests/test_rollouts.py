@@ -1,130 +1,156 @@
 """Test-time compute and speed: rollouts and how one of them is chosen, --compile, --bench."""
-
 import dataclasses
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-import evaluate
 import tinytrm
-import train
-from data import sudoku, tasks
-from test_train import one_line, program
+from conftest import program
+from data import sudoku
+from support import cost, tasks
+from support.presets import PRESETS
+from support.rollouts import SELECTIONS, choose, draws, rollout, rollouts
 
 INF = np.inf
+SUDOKU4 = PRESETS["sudoku4"].config
 
 
-def pick(selection, rollouts):
-    """What `choose` says of one puzzle; rollouts: (last, first sure, q, when sure) each."""
-    last, first, q, when = (np.array(c) for c in zip(*rollouts))
-    return int(
-        evaluate.choose(
-            selection, last[:, None, None], first[:, None, None], q[:, None], when[:, None]
-        )[0, 0]
-    )
+def pick(selection, rows):
+    """What `choose` says of one puzzle; rows: (last, first sure, q, when sure) of each rollout."""
+    last, first, q, when = (np.array(c) for c in zip(*rows))
+    chosen = choose(selection, last[:, None, None], first[:, None, None], q[:, None], when[:, None])
+    return int(chosen[0, 0])
 
 
 def test_selection_by_hand():
-    rollouts = [(5, 4, 1.0, 3), (6, 6, 2.0, 4), (5, 5, 0.5, 3), (7, 0, -1.0, INF)]
-    assert pick("q", rollouts) == 6
-    assert pick("first", rollouts) == 4  # as early as the third rollout, with a higher q
-    assert pick("vote", rollouts) == 5
+    rows = [(5, 4, 1.0, 3), (6, 6, 2.0, 4), (5, 5, 0.5, 3), (7, 0, -1.0, INF)]
+    assert pick("q", rows) == 6
+    assert pick("first", rows) == 4  # as early as the third rollout, with a higher q
+    assert pick("vote", rows) == 5
     assert pick("first", [(8, 0, -2.0, INF), (9, 0, -1.0, INF)]) == 9  # none was ever sure
     assert pick("vote", [(8, 0, -2.0, INF), (9, 0, -1.0, INF)]) == 9
 
 
 @pytest.fixture(scope="module")
 def task_and_model():
-    config = dataclasses.replace(
-        tinytrm.PRESETS["sudoku4"], seq_len=36, vocab_size=8, steps=40, eval_steps=3,
-        dtype="float32",
-    )
+    config = dataclasses.replace(SUDOKU4, seq_len=36, vocab_size=8, steps=40, eval_steps=3,
+                                 dtype="float32")
     inputs, labels = sudoku.generate(120, (2, 3), clues=26, seed=1)
     train_set = tinytrm.Puzzles(inputs[:80], labels[:80], augment=sudoku.augmenter((2, 3)))
     model = tinytrm.train(config, train_set)
-    disguise = tasks.partial(sudoku.disguise, box=(2, 3))
+    disguise = partial(sudoku.disguise, box=(2, 3))
     test = tinytrm.Puzzles(inputs[80:], labels[80:])
     return tasks.Task("sudoku", config, None, test, {}, disguise=disguise), model
 
 
 def test_rollouts_against_a_direct_count(task_and_model):
     task, model = task_and_model
-    table = evaluate.rollouts(task, model, 5, noise=0.2, batch_size=16)["rollouts"]
-    assert set(table) == set(evaluate.SELECTIONS) and [*table["q"]] == [1, 2, 4, 5]
+    table = rollouts(task, model, 5, noise=0.2, batch_size=16)["rollouts"]
+    assert set(table) == set(SELECTIONS) and [*table["q"]] == [1, 2, 4, 5]
     plain = tinytrm.evaluate(model, task.test)
     assert table["q"][1] == table["vote"][1] == pytest.approx(plain["exact_accuracy"])
-    again = evaluate.rollouts(task, model, 5, noise=0.2, batch_size=16)["rollouts"]
-    assert again == table, "seeded"
+    assert rollouts(task, model, 5, noise=0.2, batch_size=16)["rollouts"] == table, "seeded"
     # The same by hand: copies only, the answer with the highest q.
-    answers, qs = [], []
+    answers, qs, rows = [], [], np.arange(len(task.test))
     for k in range(3):
         inputs, restore = task.test.inputs, lambda a: a
         if k:
-            rows = np.arange(len(inputs))
-            inputs, restore = task.disguise(inputs, tinytrm.random_rows(k, rows))
+            inputs, restore = task.disguise(inputs, draws(k, rows))
         solution = tinytrm.solve(model, inputs)
         answers.append(restore(solution.answers))
         qs.append(solution.q)
     best = np.argmax(qs, 0)
     right = [(answers[b][i] == task.test.labels[i]).all() for i, b in enumerate(best)]
-    table = evaluate.rollouts(task, model, 3)["rollouts"]
+    table = rollouts(task, model, 3)["rollouts"]
     assert table["q"][3] == pytest.approx(np.mean(right))
 
 
 def test_noise_is_used_and_copies_can_be_left_out(task_and_model):
     task, model = task_and_model
-    x, ids = torch.from_numpy(task.test.inputs.astype(np.int64)), torch.zeros(40, dtype=torch.long)
-
-    def q(noise):
-        torch.manual_seed(0)
-        return [*tinytrm.think(model, x, ids, noise=noise)][-1][1]
-
-    assert torch.equal(q(0.0), q(0.0)) and not torch.allclose(q(0.0), q(0.3))
-    same = evaluate.rollouts(task, model, 4, noise=0, copies=False)["rollouts"]
+    x, ids, random = task.test.inputs, task.test.ids, torch.get_rng_state()
+    q = [rollout(model, x, ids, 3, noise, (1, 0)).q for noise in (0.0, 0.0, 0.3, 0.3)]
+    assert np.array_equal(q[0], q[1]) and np.array_equal(q[2], q[3])
+    assert not np.allclose(q[0], q[2])
+    assert torch.equal(random, torch.get_rng_state()), "not the caller's random numbers"
+    same = rollouts(task, model, 4, noise=0, copies=False)["rollouts"]
     assert len(set(same["q"].values())) == len(set(same["vote"].values())) == 1
 
 
-def test_rollouts_the_whole_way(task_and_model, tmp_path):
+def test_rollouts_the_whole_way(task_and_model, tmp_path, refused):
     task, model = task_and_model
-    sudoku.write_csv(tmp_path / "test.csv", task.test.inputs, task.test.labels, (2, 3))
-    about = dict(kind="sudoku", data=str(tmp_path / "test.csv"), box=[2, 3])
+    path = tmp_path / "test.csv"
+    sudoku.write_csv(path, task.test.inputs, task.test.labels, (2, 3))
+    about = dict(kind="sudoku", data=str(path), box=[2, 3], sha256="", split=None)
     tinytrm.save(tmp_path / "model.pt", model, about=about)
-    words = [tmp_path / "model.pt", "--data", tmp_path / "test.csv", "--device", "cpu"]
+    words = [tmp_path / "model.pt", "--data", path, "--device", "cpu"]
     flags = ["--rollouts", 3, "--noise", 0.1, "--steps", 2]
     stdout, _ = program("evaluate.py", *words, *flags, "--plot", tmp_path / "plot.png")
     assert "rollouts         1       2       3" in stdout and "40 puzzles" in stdout
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
     result = json.loads(program("evaluate.py", *words, *flags, "--json")[0])
     assert set(result["rollouts"]) == {"q", "first", "vote"} and result["steps"] == 2
-    assert "--rollouts K" in one_line("evaluate.py", *words, "--noise", 0.1)
-    assert "at least 1" in one_line("evaluate.py", *words, "--rollouts", 0)
-    no_copies = one_line("evaluate.py", *words, "--rollouts", 2, "--no-symmetry")
+    no_copies = refused("evaluate.py", *words, "--rollouts", 2, "--no-symmetry")
     assert "add --noise" in no_copies
-    assert "--noise" in one_line("evaluate.py", *words, "--rollouts", 2, "--noise", "nan")
+    before_the_work = refused("evaluate.py", *words, *flags, "--plot", tmp_path / "plot.doc")
+    assert "must end in one of" in before_the_work
+
+
+# ------------------------------------------------------------------------------------------------
+# Speed
 
 
 def test_compile_goes_on_without_a_compiler(tmp_path):
-    words = ["--preset", "sudoku4", "--steps", 3, "--compile", "--device", "cpu", "--out", tmp_path]
-    stdout, stderr = program(
-        "train.py", *words, CXX="/nonexistent", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache")
-    )
-    assert "warning: --compile" in stderr and len(stderr.splitlines()) == 1
+    words = ["--preset", "sudoku4", "--steps", 3, "--compile", "--device", "cpu",
+             "--out", tmp_path / "run"]
+    stdout, stderr = program("train.py", *words, CXX="/nonexistent",
+                             TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    assert set(stderr.splitlines()) == {stderr.splitlines()[0]} and "warning: --compile" in stderr
     assert "trained   3 steps" in stdout
 
 
+def test_compiled_on_cuda_unless_told_otherwise():
+    import evaluate
+    import train
+
+    for parse in (lambda w: train.parse_args(w)[0], lambda w: evaluate.parse_args(["run", *w])):
+        assert [parse(w).compile for w in ([], ["--compile"], ["--no-compile"])] == [
+            None, True, False], "None: where the device is a GPU"
+    cases = ((None, "cpu"), (None, "cuda"), (False, "cuda"), (True, "cpu"))
+    wanted = [cost.wants_compilation(flag, torch.device(name)) for flag, name in cases]
+    assert wanted == [False, True, False, True]
+
+
+def test_the_probe_of_the_compiler_runs_backward_too(monkeypatch):
+    """A backward pass that cannot be compiled shows at once, and not in the first step."""
+    state = tinytrm.State(dataclasses.replace(SUDOKU4, dim=8))
+
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, h):
+            return h * 1
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise RuntimeError("no backward here")
+
+    monkeypatch.setattr(torch, "compile", lambda net, **_: lambda h: Fails.apply(net(h)))
+    plain = state.model.net
+    assert not cost.compile_net(state.model, 4) and state.model.net == plain
+    assert all(p.grad is None for p in state.model.parameters())
+
+
 def test_bench_reports_what_it_measured():
-    stdout, _ = program(
-        "train.py", "--preset", "sudoku4", "--bench", "--bench_seconds", 0.5, "--device", "cpu",
-        CXX="/nonexistent", TORCHINDUCTOR_FORCE_DISABLE_CACHES="1",
-    )  # fmt: skip
+    words = ["--preset", "sudoku4", "--bench", "--bench_seconds", 0.5, "--device", "cpu"]
+    stdout, _ = program("train.py", *words, CXX="/nonexistent",
+                        TORCHINDUCTOR_FORCE_DISABLE_CACHES="1")
     peak = float(re.search(r"matmul +([\d,]+) GFLOP/s", stdout)[1].replace(",", ""))
-    steps, rate, share = re.search(
-        r"plain +([\d.]+) steps/s.* ([\d,]+) GFLOP/s, (\d+)% of matmul", stdout
-    ).groups()
-    counted = train.flops_per_step(tinytrm.PRESETS["sudoku4"]) * float(steps) / 1e9
+    line = r"plain +([\d.]+) steps/s.* ([\d,]+) GFLOP/s, (\d+)% of matmul"
+    steps, rate, share = re.search(line, stdout).groups()
+    counted = cost.flops_per_step(SUDOKU4) * float(steps) / 1e9
     assert float(rate) == pytest.approx(counted, abs=1)
     assert float(share) == pytest.approx(100 * counted / peak, abs=2) and float(share) <= 100
 
@@ -134,18 +160,16 @@ def test_compiled_is_the_same_mathematics_without_recompilation():
     """Losses of ten steps agree; one graph without gradient and one with, and no more."""
     from torch._dynamo.utils import counters
 
-    config = dataclasses.replace(
-        tinytrm.PRESETS["sudoku4"], steps=10, dtype="float32", batch_size=16
-    )
+    config = dataclasses.replace(SUDOKU4, steps=10, dtype="float32", batch_size=16)
     inputs, labels = sudoku.generate(12, (2, 2), seed=0)
     puzzles, losses, graphs = tinytrm.Puzzles(inputs, labels), [], []
     for compiled in (False, True):
         state, seen = tinytrm.State(config), []
         if compiled:
-            assert train.compile_net(state.model)
+            assert cost.compile_net(state.model, 16)
 
         def on_step(state, metrics):
-            seen.append(metrics[0].item())
+            seen.append(metrics["loss"].item())
             graphs.append(counters["stats"]["unique_graphs"])
 
         tinytrm.train(config, puzzles, state=state, on_step=on_step)

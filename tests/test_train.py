@@ -1,10 +1,10 @@
 """Whole programs, as a user runs them: train.py and evaluate.py in processes of their own."""
-
 import csv
+import dataclasses
 import json
 import os
 import re
-import subprocess
+import shutil
 import sys
 
 import numpy as np
@@ -12,69 +12,23 @@ import pytest
 import torch
 
 import tinytrm
-from conftest import ROOT
+from conftest import ROOT, SMALL, TORCHRUN, program, run
 from data import maze, sudoku
-
-SMALL = (
-    "--dim 16 --L_cycles 1 --H_cycles 2 --batch_size 16 --max_steps 3 --warmup 2 "
-    "--eval_puzzles 20 --device cpu --dtype float32"
-).split()
-
-
-def program(name, *args, code=0, cwd=ROOT, **env):
-    """Run one of the programs; returns (stdout, stderr)."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / name), *map(str, args)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-    )
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout, done.stderr
-
-
-def one_line(name, *args, **kw):
-    """The program must refuse with exit code 2 and one line; returns that line."""
-    out, err = program(name, *args, code=2, **kw)
-    lines = err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), err
-    return lines[0]
-
-
-@pytest.fixture(scope="module")
-def csv_folder(tmp_path_factory):
-    """60 + 20 generated 6x6 puzzles, as a user would bring them."""
-    folder = tmp_path_factory.mktemp("puzzles")
-    inputs, labels = sudoku.generate(80, (2, 3), seed=3)
-    sudoku.write_csv(folder / "train.csv", inputs[:60], labels[:60], (2, 3))
-    sudoku.write_csv(folder / "test.csv", inputs[60:], labels[60:], (2, 3))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(csv_folder, tmp_path_factory):
-    out = tmp_path_factory.mktemp("run")
-    stdout, _ = program(
-        "train.py", "--data", csv_folder, "--out", out, "--steps", 25, "--save_every", 10, *SMALL
-    )
-    return out, stdout
+from support import cost, tasks
+from support.presets import PRESETS
 
 
 def test_training_leaves_a_model_a_log_and_a_picture(trained):
     out, stdout = trained
     assert "held out" in stdout and "step 1" in stdout
+    assert "boxes of 2 rows and 3 columns taken for granted" in stdout
     with open(out / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert [int(r["step"]) for r in rows] == [10, 20, 25]
     assert all(np.isfinite(float(r["loss"])) for r in rows)
     model = tinytrm.load(out)
-    assert (
-        model.config.steps == 25
-        and model.config.dim == 16
-        and model.extra["about"]["box"] == [2, 3]
-    )
+    assert model.config.steps == 25 and model.config.dim == 16
+    assert model.extra["about"]["box"] == [2, 3]
     assert not list(out.glob(".*")), "a temporary file was left behind"
 
 
@@ -87,53 +41,80 @@ def test_evaluate_agrees_with_the_library(trained, csv_folder):
     expected = tinytrm.evaluate(tinytrm.load(out), tinytrm.Puzzles(inputs, labels), steps=5)
     assert result["puzzles"] == 20 and len(result["by_step"]) == 5
     assert result["cell_accuracy"] == pytest.approx(expected["cell_accuracy"], abs=1e-6)
-    again, _ = program("evaluate.py", out, "--data", csv_folder / "train.csv", "--halt", "--json")
-    assert json.loads(again)["puzzles"] == 60
+
+
+def test_a_checkpoint_is_evaluated_like_a_run(trained):
+    """It says itself what it was trained on; evaluate.py asked for a --task once."""
+    checkpoint = sorted(trained[0].glob("checkpoint-*"))[-1]
+    whole, part = (json.loads(program("evaluate.py", path, "--json")[0])
+                   for path in (trained[0], checkpoint))
+    assert whole == part
 
 
 def test_same_command_same_weights(trained, csv_folder, tmp_path):
-    program("train.py", "--data", csv_folder, "--out", tmp_path, "--steps", 25, *SMALL)
-    a, b = (tinytrm.load(p).state_dict() for p in (trained[0], tmp_path))
+    out = tmp_path / "second"
+    program("train.py", "--data", csv_folder, "--out", out, "--steps", 25, *SMALL)
+    a, b = (tinytrm.load(p).state_dict() for p in (trained[0], out))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_one_csv_is_split(csv_folder, tmp_path):
-    stdout, _ = program(
-        "train.py", "--data", csv_folder / "train.csv", "--out", tmp_path, "--steps", 2, *SMALL
-    )
+def test_one_csv_is_split_and_the_split_is_found_again(csv_folder, tmp_path):
+    """What was trained on is never scored by a later evaluation without a word."""
+    mine, out = tmp_path / "mine.csv", tmp_path / "run"
+    shutil.copy(csv_folder / "train.csv", mine)
+    stdout, _ = program("train.py", "--data", "mine.csv", "--out", out, "--steps", 2, *SMALL,
+                        cwd=tmp_path)
     assert "54 training" in stdout and "6 held out" in stdout
+    about = tinytrm.load(out).extra["about"]
+    assert about["data"] == str(mine.resolve()), "found from anywhere"
+    for words in ([], ["--data", mine]):
+        result = json.loads(program("evaluate.py", out, "--json", *words)[0])
+        assert result["puzzles"] == 6 and "training held out" in result["remarks"][0]
+    model = tinytrm.load(out)
+    held = tasks.reopen(model).test.inputs
+    config = dataclasses.replace(PRESETS["sudoku6"].config, seed=0)
+    again = tasks.open_task("sudoku6", config, mine)
+    assert np.array_equal(held, again.test.inputs)
+    mine.write_text(mine.read_text() + mine.read_text().splitlines()[-1] + "\n")
+    with pytest.raises(ValueError, match="has changed since training"):
+        tasks.reopen(model)
+    assert not tasks.reopen(model, csv_folder).remarks
 
 
-def test_generated_data_is_reused_and_smoke_run_needs_nothing(tmp_path):
-    """In a copy of the repository, so that data/ is as on a fresh clone."""
+def test_puzzles_that_were_trained_on_are_named_in_the_result(trained, csv_folder):
+    stdout, _ = program("evaluate.py", trained[0], "--data", csv_folder / "train.csv", "--halt")
+    assert "60 puzzles" in stdout and "NOT HELD OUT" in stdout
+
+
+def test_generated_data_is_reused_and_a_second_run_just_works(tmp_path):
+    """In a copy of the repository, as on a fresh clone. The first run moves aside, whole."""
     copy = tmp_path / "clone"
-    (copy / "data").mkdir(parents=True)
-    for name in (
-        "tinytrm.py",
-        "train.py",
-        "evaluate.py",
-        *(f"data/{p.name}" for p in (ROOT / "data").glob("*.py")),
-    ):
-        (copy / name).write_bytes((ROOT / name).read_bytes())
+    copy_of_the_repository(copy)
     command = [sys.executable, "train.py", "--preset", "sudoku4", "--steps", "3", "--device", "cpu"]
-    first, second = (
-        subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=200)
-        for _ in range(2)
-    )
-    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    assert "generated 36 puzzles" in first.stdout and "generated 36" not in second.stdout
-    assert (copy / "runs/sudoku4/model.pt").is_file()
+    first, second, third = (run(command, copy, PYTHONPATH="") for _ in range(3))
+    assert first.returncode == second.returncode == third.returncode == 0, first.stderr
+    assert "generating 36 puzzles" in first.stdout and "generating" not in second.stdout
+    assert "moved" not in first.stdout and "now in runs/sudoku4-1\n" in second.stdout
+    assert "now in runs/sudoku4-2\n" in third.stdout
+    for name in ("sudoku4", "sudoku4-1", "sudoku4-2"):
+        assert {p.name for p in (copy / "runs" / name).iterdir()} == {
+            "checkpoint-00000003", "metrics.csv", "model.pt"}
 
 
-@pytest.mark.parametrize(
-    "args, numbers",
-    [
-        (["--preset", "sudoku"], ["5,028,866", "65,104"]),
-        (["--preset", "sudoku-att"], ["6,828,034"]),
-    ],
-)
-def test_dry_run(args, numbers, tmp_path):
-    stdout, _ = program("train.py", *args, "--dry-run", "--out", tmp_path / "none")
+def copy_of_the_repository(folder):
+    for name in ("*.py", "data/*.py", "support/*.py"):
+        for path in ROOT.glob(name):
+            target = folder / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize("preset, numbers", [
+    ("sudoku", ["5,028,866", "65,104"]),
+    ("sudoku-att", ["6,828,034"]),
+    ("arc1", ["compiled    37.", "eager       78.", "estimates, not measured", "--rehearse"])])
+def test_dry_run(preset, numbers, tmp_path):
+    stdout, _ = program("train.py", "--preset", preset, "--dry-run", "--out", tmp_path / "none")
     assert all(n in stdout for n in numbers) and not (tmp_path / "none").exists()
 
 
@@ -141,109 +122,83 @@ def test_flops_against_torchs_own_counter():
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    import train
-
     for preset in ("sudoku", "sudoku-att"):
-        config = tinytrm.dataclasses.replace(tinytrm.PRESETS[preset], dim=64, batch_size=2, heads=2)
-        model = tinytrm.TRM(config)
-        inputs = torch.ones(2, 81, dtype=torch.long)
-        with (
-            FlopCounterMode(display=False) as counter,
-            sdpa_kernel(SDPBackend.MATH),
-        ):  # the fused kernel is not counted
-            *_, logits, q = model(inputs, model.puzzle_rows(inputs[:, 0] * 0), *model.start(2))
+        config = dataclasses.replace(PRESETS[preset].config, dim=64, batch_size=2, heads=2)
+        model, inputs = tinytrm.TRM(config), torch.ones(2, 81, dtype=torch.long)
+        with (FlopCounterMode(display=False) as counter,
+              sdpa_kernel(SDPBackend.MATH)):  # the fused kernel is not counted
+            *_, logits, q = model(inputs, model.puzzle_table[inputs[:, 0] * 0], *model.start(2))
             (logits.sum() + q.sum()).backward()
-        assert train.flops_per_step(config) == pytest.approx(counter.get_total_flops(), rel=0.03)
+        assert cost.flops_per_step(config) == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 
 def test_help_explains_every_field():
     stdout, _ = program("train.py", "-h")
-    for field in tinytrm.dataclasses.fields(tinytrm.Config):
+    for field in dataclasses.fields(tinytrm.Config):
         assert re.search(rf"--{field.name}\b", stdout)
 
 
-# ------------------------------------------------------------------------------------------------
-# Bad input: one line, exit code 2, nothing damaged
-
-
-@pytest.mark.parametrize(
-    "args, words",
-    [
-        (["--preset", "sudoku7"], "sudoku7"),
-        (["--no_such_flag", "1"], "no_such_flag"),
-        (["--dim", "abc"], "--dim"),
-        (["--dim", "0"], "dim must be"),
-        (["--mixer", "attention", "--dim", "20"], "multiple of"),
-        (["--data", "/nowhere"], "/nowhere"),
-        (["--device", "warp"], "warp"),
-        (["--batch_size", "100000000"], "micro_batch"),
-        (["--save_every", "0"], "--save_every"),
-    ],
-)
-def test_bad_arguments(args, words, tmp_path):
-    assert words in one_line("train.py", "--out", tmp_path, *args)
-
-
-@pytest.mark.parametrize(
-    "row, words",
-    [
-        ("x,1234,1234,", "row 3"),  # another size
-        ("x,{q}9,{a},", "row 3"),
-        ("x,{q},{broken},", "row 3"),
-    ],
-)
-def test_bad_rows_are_named(row, words, csv_folder, tmp_path):
-    lines = (csv_folder / "train.csv").read_text().splitlines()
-    _, question, answer, *_ = lines[3].split(",")
-    broken = answer[:-1] + answer[0]
-    lines[3] = row.format(q=question, a=answer, broken=broken)
-    bad = tmp_path / "bad.csv"
-    bad.write_text("\n".join(lines) + "\n")
-    message = one_line("train.py", "--data", bad, "--out", tmp_path / "run", "--steps", 2)
-    assert str(bad) in message and words in message
+def test_nan_stops_training_and_names_the_step(csv_folder, tmp_path):
+    words = ["--data", csv_folder, "--out", tmp_path / "run", "--steps", 40, *SMALL]
+    _, err = program("train.py", *words, "--lr", "1e15", "--warmup", 0, code=2)
+    assert re.search(r"error: .* at step \d+", err) and err.count("\n") == 1
     assert not (tmp_path / "run" / "model.pt").exists()
 
 
-def test_puzzles_of_another_size_than_the_model(trained, tmp_path):
-    inputs, labels = sudoku.generate(4, (2, 2), seed=0)
-    sudoku.write_csv(tmp_path / "four.csv", inputs, labels, (2, 2))
-    assert "16 cells" in one_line(
-        "train.py", "--data", tmp_path / "four.csv", "--out", tmp_path / "run"
-    )
-    message = one_line("evaluate.py", trained[0], "--data", tmp_path / "four.csv")
-    assert "four.csv" in message
+# ------------------------------------------------------------------------------------------------
+# While it runs
 
 
-def test_broken_checkpoints(trained, tmp_path):
-    assert "no such checkpoint" in one_line("evaluate.py", tmp_path / "nothing")
-    torn = tmp_path / "torn.pt"
-    torn.write_bytes((trained[0] / "model.pt").read_bytes()[:2000])
-    assert "torn.pt" in one_line("evaluate.py", torn)
+def test_every_evaluation_asked_for_happens(csv_folder, tmp_path):
+    """`--eval_every 7` never fired, since only every tenth step was looked at. The best weights
+    are kept, and milestones, and evaluated like any model."""
+    out = tmp_path / "run"
+    words = ["--data", csv_folder, "--out", out, "--steps", 25, "--eval_every", 7, *SMALL]
+    stdout, _ = program("train.py", *words, "--milestones", 2)
+    with open(out / "metrics.csv", newline="") as file:
+        rows = {int(r["step"]): r["held_out_exact"] for r in csv.DictReader(file)}
+    assert [s for s in rows if rows[s]] == [7, 14, 21] and set(rows) >= {8, 10, 16, 20, 25}
+    best = tinytrm.load(out / "best.pt").extra["kept"]
+    assert best == dict(step=7, held_out=float(rows[7])), "the first of equals"
+    assert "best      0.0% after step 7" in stdout and "chosen on these very puzzles" in stdout
+    assert [p.name for p in sorted(out.glob("mile*"))] == [
+        "milestone-00000008.pt", "milestone-00000016.pt"]
+    assert json.loads(program("evaluate.py", out / "best.pt", "--json")[0])["puzzles"] == 20
 
 
-def test_empty_file(tmp_path):
-    (tmp_path / "empty.csv").write_text("")
-    assert "empty.csv" in one_line(
-        "train.py", "--data", tmp_path / "empty.csv", "--out", tmp_path / "run"
-    )
+def test_long_runs_are_evaluated_without_being_asked(csv_folder, tmp_path, monkeypatch, capsys):
+    """A run that will take more than ten minutes (here: no time at all) is looked at 20 times."""
+    from support import monitor
+    from support.monitor import Monitor, Schedule, start_metrics
+
+    config = dataclasses.replace(PRESETS["sudoku6"].config, dim=16, n=1, T=1, batch_size=8,
+                                 steps=60, eval_steps=1)
+    task = tasks.open_task("sudoku6", config, csv_folder)
+    for limit, looks in ((monitor.LONG, []), (-1, [20, 30, 40, 50, 60])):
+        monkeypatch.setattr(monitor, "LONG", limit)
+        out = tmp_path / str(limit)
+        out.mkdir()
+        start_metrics(out / "metrics.csv", 0)
+        tinytrm.train(config, task.train, on_step=Monitor(out, task, Schedule(log_seconds=0)))
+        rows = monitor.read_metrics(out / "metrics.csv")
+        assert [int(r["step"]) for r in rows if r["held_out_exact"]] == looks
+    assert re.search(r"left, ends \w+ \d\d:\d\d, \d\.\d GiB", capsys.readouterr().out)
 
 
-def test_nan_stops_training_and_names_the_step(csv_folder, tmp_path):
-    message = one_line(
-        "train.py",
-        "--data",
-        csv_folder,
-        "--out",
-        tmp_path,
-        "--steps",
-        40,
-        *SMALL,
-        "--lr",
-        "1e30",
-        "--warmup",
-        "0",
-    )
-    assert re.search(r"at step \d+", message) and not (tmp_path / "model.pt").exists()
+def test_the_sample_is_fixed_and_named(csv_folder, tmp_path):
+    stdout, _ = program("train.py", "--data", csv_folder, "--out", tmp_path / "run", "--steps", 1,
+                        *SMALL, "--eval_puzzles", 5)
+    assert stdout.count("a fixed sample of 5 of 20 held-out puzzles") == 2
+    a, b = (tasks.sample(tinytrm.Puzzles(x, x), 5).inputs
+            for x in (np.arange(1, 41).reshape(20, 2), np.arange(1, 41).reshape(20, 2)))
+    assert np.array_equal(a, b) and not np.array_equal(a[:, 0], [1, 3, 5, 7, 9])
+
+
+def test_resuming_a_finished_run_says_so(csv_folder, tmp_path):
+    words = ["--data", csv_folder, "--out", tmp_path / "run", "--steps", 4, *SMALL]
+    program("train.py", *words)
+    assert "finished  all 4 steps had been trained before" in program(
+        "train.py", *words, "--resume")[0]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -263,26 +218,40 @@ def test_maze_the_whole_way(tmp_path):
     assert result["exact_accuracy"] <= result["valid_path_accuracy"] <= 1
 
 
+def test_mazes_are_trained_as_they_are(tmp_path):
+    """A turned maze has another labelled path: copies only where they are asked for."""
+    inputs, labels = maze.generate(20, 6, min_path=8, seed=0)
+    maze.write_csv(tmp_path / "mazes.csv", inputs, labels)
+    config = PRESETS["maze-mini"].config
+    plain, turned = (tasks.open_task("maze-mini", config, tmp_path / "mazes.csv", flag)
+                     for flag in (False, True))
+    draw = np.random.default_rng(0).random
+    seen = plain.train.draw(np.arange(18), 0, lambda k: draw((18, k)))[0]
+    assert {row.tobytes() for row in seen} <= {row.tobytes() for row in plain.train.inputs}
+    assert turned.train.augment is maze.augment and plain.train.augment is None
+    assert plain.about["augmented"] is False and turned.about["augmented"] is True
+
+
 @pytest.fixture(scope="module")
 def arc_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("arc")
-    args = ["--preset", "arc-mini", "--data", folder / "tasks", "--out", folder / "run"]
-    program("train.py", *args, "--steps", 30, "--eval_steps", 2, *SMALL)
-    return folder / "run"
+    out = tmp_path_factory.mktemp("arc") / "run"
+    words = [w for w in SMALL if w not in ("--eval_puzzles", "20")]
+    program("train.py", "--preset", "arc-mini", "--out", out, "--steps", 30, "--eval_steps", 2,
+            "--milestones", 1, *words)
+    return out
 
 
 def test_arc_the_whole_way(arc_run, tmp_path):
-    command = ["evaluate.py", arc_run, "--submission", tmp_path / "submission.json", "--json"]
-    stdout, _ = program(*command)
-    result = json.loads(stdout)
-    model = tinytrm.load(arc_run)
+    stdout, _ = program("evaluate.py", arc_run, "--json", "--submission", tmp_path / "sub.json",
+                        cwd=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["sub.json"], "evaluation writes nothing else"
+    result, model = json.loads(stdout), tinytrm.load(arc_run)
     assert result["puzzles"] == 6 and result["checkpoints"] == 1
     assert set(result["pass_at"]) == {"1", "2", "5", "10", "100", "1000"}
     assert result["exact_accuracy"] == result["pass_at"]["2"]
     copies = np.bincount(model.extra["puzzle_ids"]["task"].numpy()[1:])
-    asked = [t.endswith(("0",)) for t in model.extra["about"]["tasks"]]
-    assert len(copies) == len(asked) == 12 and result["predictions"] > 6 * 4
-    submission = json.loads((tmp_path / "submission.json").read_text())
+    assert len(copies) == 12 and result["predictions"] > 6 * 4
+    submission = json.loads((tmp_path / "sub.json").read_text())
     assert len(submission) == 6
     for answers in submission.values():
         assert len(answers) == 4 and set(answers[0]) == {"attempt_1", "attempt_2"}
@@ -290,60 +259,71 @@ def test_arc_the_whole_way(arc_run, tmp_path):
 
 def test_two_processes_vote_like_one(arc_run, tmp_path):
     program("evaluate.py", arc_run, "--submission", tmp_path / "one.json")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(ROOT / "evaluate.py"), str(arc_run), "--json", "--submission"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, str(tmp_path / "two.json")], cwd=ROOT, env=env,
-                          capture_output=True, text=True, timeout=280)
+    done = run([*TORCHRUN, "--nproc_per_node=2", ROOT / "evaluate.py", arc_run, "--json",
+                "--submission", tmp_path / "two.json"])
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "one.json").read_text() == (tmp_path / "two.json").read_text()
 
 
-def test_damaged_puzzle_table_is_an_error(arc_run, tmp_path):
-    content = torch.load(arc_run / "model.pt", weights_only=True)
-    content["extra"]["puzzle_ids"]["dihedral"][5] += 1
-    torch.save(content, tmp_path / "model.pt")
-    assert "puzzle ids" in one_line("evaluate.py", tmp_path)
+def test_damaged_puzzle_table_is_an_error(arc_run):
+    model = tinytrm.load(arc_run)
+    model.extra["puzzle_ids"]["dihedral"][5] += 1
+    with pytest.raises(ValueError, match="puzzle ids"):
+        tasks.reopen(model)
 
 
-def test_pooling_is_labelled_and_refuses_strangers(arc_run, trained):
-    stdout, _ = program("evaluate.py", arc_run, "--pool", arc_run, "--copies", 0)
+def test_pooling_is_labelled_and_refuses_strangers(arc_run, trained, refused):
+    milestone = arc_run / "milestone-00000015.pt"
+    stdout, _ = program("evaluate.py", arc_run, "--pool", milestone, "--copies", 0)
     assert "pooled votes of 2 checkpoints" in stdout
-    assert "not those of" in one_line("evaluate.py", arc_run, "--pool", trained[0])
+    assert "not those of" in refused("evaluate.py", arc_run, "--pool", trained[0])
 
 
-def test_official_checkpoint_the_whole_way(tmp_path):
+@pytest.fixture
+def official(tmp_path):
+    """A file as the authors' code writes them, its puzzles, and the same model in ours."""
     inputs, labels = sudoku.generate(6, (3, 3), clues=40, seed=0)
     sudoku.write_csv(tmp_path / "test.csv", inputs, labels, (3, 3))
-    config = tinytrm.Config(dim=16, heads=2, n=1, T=2, mixer="attention", num_puzzles=1,
-                            puzzle_tokens=2)
-    model = tinytrm.TRM(config)
+    model = tinytrm.TRM(tinytrm.Config(dim=16, heads=2, n=1, T=2, mixer="attention",
+                                       puzzle_tokens=2))
     names = {"token_embedding": "embed_tokens.embedding_weight", "output_head": "lm_head.weight",
              "halt_head": "q_head", "puzzle_table": "puzzle_emb.weights", "y_init": "H_init",
              "z_init": "L_init", "layers": "L_level.layers", "mix_in": "self_attn.qkv_proj.weight",
              "mix_out": "self_attn.o_proj.weight", "gate_up": "mlp.gate_up_proj.weight",
              "down": "mlp.down_proj.weight"}
-    official = {}
+    weights = {}
     for key, tensor in model.state_dict().items():
         parts = [names.get(part, part) for part in key.split(".")]
-        official["_orig_mod.model.inner." + ".".join(parts)] = tensor
-    torch.save(official, tmp_path / "step_1")
+        weights["_orig_mod.model.inner." + ".".join(parts)] = tensor
+    torch.save(weights, tmp_path / "step_1")
     flags = ["--official", tmp_path / "step_1", "--task", "sudoku", "--data", tmp_path / "test.csv",
              "--T", 2, "--heads", 2, "--puzzle_tokens", 2]
+    return flags, model, tinytrm.Puzzles(inputs, labels), weights
+
+
+def test_official_checkpoint_the_whole_way(official, refused):
+    flags, model, puzzles, _ = official
     stdout, _ = program("evaluate.py", *flags, "--n", 1, "--steps", 3, "--json")
-    expected = tinytrm.evaluate(model, tinytrm.Puzzles(inputs, labels), steps=3)
+    expected = tinytrm.evaluate(model, puzzles, steps=3)
     assert json.loads(stdout)["cell_accuracy"] == pytest.approx(expected["cell_accuracy"], abs=1e-6)
-    assert "--n" in one_line("evaluate.py", *flags)
+    assert "--n" in refused("evaluate.py", *flags)
+
+
+def test_files_that_are_no_official_checkpoint(official, trained, tmp_path, refused):
+    flags, _, _, weights = official
+    torch.save({"state_dict": weights}, tmp_path / "nested")
+    torch.save({**weights, "_orig_mod.model.inner.H_init": weights[
+        "_orig_mod.model.inner.H_init"] * float("nan")}, tmp_path / "nan")
+    for file, words in ((tmp_path / "nested", "one entry"), (tmp_path / "nan", "not finite"),
+                        (trained[0] / "model.pt", "TinyTRM's own")):
+        assert words in refused("evaluate.py", "--official", file, *flags[2:], "--n", 1)
 
 
 def test_checkpoints_name_data_of_the_repository_without_the_machines_paths(tmp_path, monkeypatch):
-    from data import tasks
-
     assert tasks._portable(ROOT / "data" / "sudoku6-seed0") == "data/sudoku6-seed0"
-    assert tasks._portable("mine.csv") == "mine.csv"
-    assert tasks._portable(tmp_path / "x.csv") == str(tmp_path / "x.csv")
     monkeypatch.chdir(tmp_path)  # from anywhere
-    task = tasks.open_task("sudoku4", tinytrm.PRESETS["sudoku4"], None)
+    assert tasks._portable("mine.csv") == str((tmp_path / "mine.csv").resolve())
+    task = tasks.open_task("sudoku4", PRESETS["sudoku4"].config, None)
     model = tinytrm.TRM(task.config)
     model.extra = dict(about=task.about)
     assert not os.path.isabs(task.about["data"])
@@ -367,7 +347,7 @@ def test_record_of_a_run_cut_into_pieces(csv_folder, tmp_path):
     assert "dim = 16" in text and "--record" in text
 
 
-def test_curves(trained, tmp_path):
+def test_curves(tmp_path):
     sys.path.insert(0, str(ROOT / "docs"))
     import plot_curves
 

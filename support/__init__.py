@@ -1,0 +1,16 @@
+"""What the two programs need besides the method: tinytrm and data <- support <- train, evaluate.
+
+    presets.py      the paper's settings and laptop-sized ones, and the kind of puzzle of each
+    tasks.py        a kind of puzzle with its data: open_task for training, reopen for evaluation
+    official.py     the authors' checkpoints
+    scoring.py      score, ARC's vote, and both in words
+    rollouts.py     test-time compute: think several times, choose one answer
+    console.py      flags, errors of one line, signals, output that nobody reads any more
+    processes.py    devices, several processes, and how they end
+    folders.py      whose run folder it is, and how nothing in it gets lost
+    checkpoints.py  a folder that appears whole or not at all
+    monitor.py      during training: the log, evaluations, checkpoints
+    cost.py         FLOPs, memory, hours, dollars; torch.compile; the benchmark
+    rehearse.py     everything of a long run once, in a minute, before money is spent
+    record.py       a finished run as a page of text
+"""

@@ -1,0 +1,166 @@
+"""Checkpoints: a folder that appears whole or not at all, from which training goes on as if it had
+never stopped."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import tinytrm
+from data.files import sha256
+from support.folders import REPLACED, checkpoints
+from support.processes import agree
+from tinytrm import TRM, State, ranks
+
+MAY_CHANGE = ("steps", "micro_batch", "eval_steps")  # fields of Config, from one part to the next
+SAME_DATA = ("kind", "sha256", "split", "augmented")  # entries of Task.about, which may not
+
+
+def write_checkpoint(out: Path, state: State, **extra: Any) -> None:
+    """Write out/checkpoint-STEP with all that `State` holds; then remove all but the previous one.
+
+    model.pt: config, averaged weights, puzzle table and `extra`. state.pt: weights, optimizer,
+    step. carry-RANK.pt: the slots of one process. manifest.json: their SHA-256. Raises OSError in
+    all processes when one of them fails, and ValueError when the weights are not finite.
+    """
+    models = [*state.model.parameters(), *state.ema.parameters()]
+    if not all(bool(p.isfinite().all()) for p in models):
+        good = checkpoints(out)
+        raise ValueError(f"the weights are not finite at step {state.step}, so they are not saved; "
+                         f"the last good checkpoint is {good[-1] if good else 'none'}")
+    rank, world = ranks()
+    final = out / f"checkpoint-{state.step:08d}"
+    folder = out / f".{final.name}.tmp"
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if rank == 0:
+            save_model(folder / "model.pt", state.ema, **extra)
+            weights = {k: v for k, v in state.model.state_dict().items() if k != "puzzle_table"}
+            write_synced(folder / "state.pt", dict(weights=weights, step=state.step,
+                                                   optimizer=state.optimizer.state_dict()))
+        write_synced(folder / f"carry-{rank}.pt", dict(vars(state.carry)))
+
+    def publish() -> None:
+        files = {f.name: sha256(f) for f in sorted(folder.glob("*.pt"))}
+        write_synced(folder / "manifest.json", dict(step=state.step, world=world, files=files))
+        found = checkpoints(out)
+        if final in found:
+            shutil.rmtree(final)
+        os.replace(folder, final)
+        os.sync()
+        for old in [c for c in found if c.name < final.name][:-1]:
+            shutil.rmtree(old)
+        shutil.rmtree(out / REPLACED, ignore_errors=True)
+
+    together(write, final, folder, state.carry.ids.device)
+    together(publish if rank == 0 else lambda: None, final, folder, state.carry.ids.device)
+
+
+def together(part: Callable[[], None], final: Path, folder: Path, device: torch.device) -> None:
+    """Do this process's part; OSError in all processes if any of them fails."""
+    problems = [""]
+    try:
+        part()
+    except (OSError, RuntimeError) as e:  # torch raises RuntimeError when the disk is full
+        problems = [getattr(e, "strerror", None) or str(e).splitlines()[0]]
+    if agree(bool(problems[0]), device):
+        shutil.rmtree(folder, ignore_errors=True)
+        if ranks()[1] > 1:
+            mine, problems = problems[0], [""] * ranks()[1]
+            dist.all_gather_object(problems, mine)
+        raise OSError(f"could not save {final}: {next(filter(None, problems))}; older checkpoints "
+                      "are untouched")
+
+
+def write_synced(path: Path, content: dict) -> None:
+    """Write a dict, as JSON or by torch.save, and wait until it is on the disk."""
+    with open(path, "wb") as file:
+        if path.suffix == ".json":
+            file.write(json.dumps(content, indent=1).encode())
+        else:
+            torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def save_model(path: Path, model: TRM, **extra: Any) -> None:
+    """`tinytrm.save`, which leaves nothing behind where it fails. Raises OSError."""
+    try:
+        tinytrm.save(path, model, **extra)
+    except (OSError, RuntimeError) as e:
+        Path(f"{path}.tmp").unlink(missing_ok=True)
+        why = getattr(e, "strerror", None) or str(e).splitlines()[0]
+        raise OSError(f"{path}: could not be saved: {why}") from None
+
+
+def about_of(model: TRM) -> dict[str, Any]:
+    """What a loaded model says of the puzzles it was trained on; empty if it says nothing."""
+    return getattr(model, "extra", {}).get("about") or {}
+
+
+def read_dict(path: Path) -> dict:
+    """A dict made by torch.save; no code in the file is executed. Raises OSError, ValueError."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except Exception as e:  # a torn zip or a refused pickle raises a dozen kinds of error
+        raise ValueError(f"{path}: not a readable file of weights ({type(e).__name__})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds no weights by name, but a {type(content).__name__}")
+    return content
+
+
+def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> str:
+    """Put a checkpoint into `state`, all or nothing; returns a remark for the log.
+
+    about: the data to go on with. Raises ValueError if a file is damaged or missing, or belongs to
+    another config or other data.
+    """
+    rank, world = ranks()
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        then, files = manifest["world"], manifest["files"]
+        carries = [f"carry-{r}.pt" for r in range(then)]
+        for name in ["model.pt", "state.pt", *carries]:
+            if sha256(folder / name) != files[name]:
+                raise ValueError(f"{name} is damaged")
+        ema, rest = tinytrm.load(folder / "model.pt"), read_dict(folder / "state.pt")
+        weights, optimizer, step = rest["weights"], rest["optimizer"], rest["step"]
+        carry = read_dict(folder / carries[rank]) if then == world else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as e:
+        older = [c for c in checkpoints(folder.parent) if c.name < folder.name]
+        hint = f"; go back by --overwrite --resume {older[-1]}" if older else ""
+        why = f"no {e} in it" if isinstance(e, KeyError) else getattr(e, "strerror", None) or e
+        raise ValueError(f"{folder}: not a usable checkpoint ({why}){hint}") from None
+    ours, theirs = dataclasses.asdict(state.model.config), dataclasses.asdict(ema.config)
+    differ = [f"{k} {theirs[k]} -> {ours[k]}" for k in ours
+              if ours[k] != theirs[k] and k not in MAY_CHANGE]
+    if differ:
+        raise ValueError(f"{folder}: made with another config ({', '.join(differ)}); give the same "
+                         "flags, or another --out")
+    was = about_of(ema)
+    if about and was and any(about.get(k) != was.get(k) for k in SAME_DATA):
+        raise ValueError(f"{folder}: trained on other puzzles ({was.get('data')}) than these "
+                         f"({about.get('data')}); give the same --data, or another --out")
+    if step > state.model.config.steps:
+        raise ValueError(f"{folder}: is at step {step:,}, beyond --steps "
+                         f"{state.model.config.steps}")
+    state.ema.load_state_dict(ema.state_dict())  # the puzzle table is shared, so this fills both
+    state.model.load_state_dict(weights, strict=False)
+    state.optimizer.load_state_dict(optimizer)
+    state.step = step
+    if carry is None:
+        return f", by {then} processes: the puzzles in thought start anew"
+    device = state.carry.ids.device
+    state.carry = tinytrm.Carry(**{k: v if k == "halted" else v.to(device)
+                                   for k, v in carry.items()})
+    return ""

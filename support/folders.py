@@ -1,0 +1,156 @@
+"""Run folders: which of the files in one are ours, and how no run harms another.
+
+    model.pt             averaged weights at the end; best.pt: where the evaluations were best
+    milestone-STEP.pt    averaged weights on the way (--milestones)
+    metrics.csv          the log
+    checkpoint-STEP/     all that is needed to go on (checkpoints.py)
+    .lock                held, not only there, while a run is in the folder
+    .replaced/           the run that --overwrite replaces, until the new one has saved something
+
+Everything else in it is the user's and left alone.
+"""
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.processes import from_rank_0, restarted
+from tinytrm import ranks
+
+REPLACED = ".replaced"
+_OURS = re.compile(r"model\.pt|best\.pt|milestone-\d{8}\.pt|metrics\.csv")
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Eight digits, a manifest, no link: made by us."""
+    return (re.fullmatch(r"checkpoint-\d{8}", path.name) is not None and not path.is_symlink()
+            and (path / "manifest.json").is_file())
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """The whole checkpoints of a run folder, oldest first."""
+    return sorted(filter(is_checkpoint, out.glob("checkpoint-*")))
+
+
+def is_used(out: Path) -> bool:
+    """Is there anything in this folder but a lock that nobody holds?"""
+    return out.is_dir() and any(p.name != ".lock" for p in out.iterdir())
+
+
+def check_folder(out: Path, given: bool, resume: str | bool | None, overwrite: bool) -> None:
+    """Raise ValueError or OSError where a run must not begin. Changes nothing on the disk.
+
+    given: the user named the folder; resume: True, "auto" or the path of a checkpoint.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out}: is a file; name a folder")
+    if restarted() and _owner(out) == _me():
+        return
+    found = checkpoints(out)
+    if resume is True and not found:
+        raise FileNotFoundError(f"--resume: there is no checkpoint in {out}")
+    if resume not in (None, True, "auto") and not is_checkpoint(Path(str(resume))):
+        raise FileNotFoundError(f"--resume {resume}: is no checkpoint folder")
+    if overwrite:
+        return
+    if resume == "auto" and not found and (out / "model.pt").exists():
+        raise ValueError(f"{out} holds a model but no checkpoint to go on from; give another "
+                         "--out, or --overwrite")
+    if resume not in (None, True, "auto"):
+        later = [c for c in found if c.name > Path(str(resume)).name]
+        if later:
+            raise ValueError(f"{later[-1]} is newer than {resume}; give another --out, or "
+                             "--overwrite to go back for good")
+    if given and not resume and is_used(out):
+        raise ValueError(f"--out {out}: there is something in it; --resume goes on with a run, "
+                         "--overwrite replaces it, or name another folder")
+
+
+@contextmanager
+def entered(out: Path, given: bool, resume: str | bool | None, overwrite: bool
+            ) -> Iterator[tuple[Path | None, str]]:
+    """Have the folder for oneself, made ready, after `check_folder`: the checkpoint to go on from,
+    if any, and a line for the log, if there is something to say. The same in all processes."""
+    again = restarted() and _owner(out) == _me()  # torchrun has restarted this very run
+    if ranks()[0] != 0:
+        yield from_rank_0(_make_ready, out, resume, overwrite, again)
+        return
+    said = ""
+    if not (given or resume or overwrite or again) and is_used(out):
+        with locked(out):  # nobody is at work there
+            pass
+        aside = next(p for k in range(1, 10**6) if not (p := Path(f"{out}-{k}")).exists())
+        out.rename(aside)
+        said = f"moved     the run that was here is now in {aside}\n"
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        start, replaced = from_rank_0(_make_ready, out, resume, overwrite, again)
+        yield start, said + replaced
+
+
+def _make_ready(out: Path, resume: str | bool | None, overwrite: bool, again: bool
+                ) -> tuple[Path | None, str]:
+    found, said = checkpoints(out), ""
+    start = found[-1] if found and (again or resume in (True, "auto")) else None
+    if not again:
+        if resume not in (None, True, "auto"):
+            start = Path(str(resume))
+        if overwrite:
+            said = _replace(out, start)
+    for half in out.glob(".checkpoint-????????.tmp"):
+        if not half.is_symlink():
+            shutil.rmtree(half)
+    return start, said
+
+
+def _replace(out: Path, start: Path | None) -> str:
+    """Put our own files aside; of the run that is to go on from `start`, what is newer."""
+    found = checkpoints(out)
+    first = start.name if start and start.resolve().parent == out.resolve() else ""
+    old = [c for c in found if c.name > first]
+    if not first:
+        old += [p for p in out.glob("*") if _OURS.fullmatch(p.name) and not p.is_symlink()]
+    if not old or ((out / REPLACED).exists() and not found):
+        return ""  # nothing there, or the run that replaced it never came to save anything
+    shutil.rmtree(out / REPLACED, ignore_errors=True)
+    (out / REPLACED).mkdir()
+    for path in old:
+        path.rename(out / REPLACED / path.name)
+    return f"replaced  what was here is in {out / REPLACED} until the first checkpoint\n"
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the folder. The lock ends with the process, however that ends. Raises ValueError."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has nothing as simple
+        yield
+        return
+    with open(out / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{out}: another run is at work in this folder") from None
+        except OSError:  # a file system without locks
+            pass
+        file.truncate(0)
+        file.write(_me())
+        file.flush()
+        yield
+        (out / ".lock").unlink(missing_ok=True)  # not after an error: torchrun may restart us
+
+
+def _me() -> str:
+    """Who is at work: torchrun, the parent, is the same before and after it restarts us."""
+    return f"{socket.gethostname()} {os.getppid()} {os.environ.get('TORCHELASTIC_RUN_ID', '')}"
+
+
+def _owner(out: Path) -> str:
+    """Who was in the folder last, and did not leave in order."""
+    return (out / ".lock").read_text() if (out / ".lock").is_file() else ""

@@ -1,0 +1,221 @@
+"""While a model is trained: the log, evaluations, what is kept, and when to stop."""
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import tinytrm
+from support.checkpoints import save_model, write_checkpoint
+from support.console import Stopped, reason, say, signals, warn
+from support.cost import memory_used
+from support.folders import checkpoints
+from support.processes import agree
+from support.scoring import score
+from support.tasks import Task
+from tinytrm import State, ranks
+
+METRICS = ("loss", "answer_loss", "halting_loss", "count",
+           "exact_accuracy", "cell_accuracy", "halt_accuracy", "steps")
+HEADER = ["step", "seconds", "lr", *METRICS, "held_out_exact"]
+LONG, LOOKS = 600, 20  # seconds that make a run a long one, which is evaluated so many times
+SYNC = 10  # steps; only so often does a process wait for the device and for the others
+
+
+@dataclass
+class Schedule:
+    """When to do what."""
+
+    save_every: int = 2000  # a checkpoint every so many steps ...
+    save_minutes: float = 10  # ... and when so many minutes have passed
+    eval_every: int | None = None  # evaluate every so many steps; 0: never; None: see LOOKS
+    milestones: int = 0  # so many copies of the averaged weights on the way
+    log_seconds: float = 5  # a line of progress
+    price: float = 2.5  # dollars per GPU-hour
+
+
+class Monitor:
+    """The on_step of `tinytrm.train`."""
+
+    def __init__(self, out: Path, task: Task, schedule: Schedule):
+        self.out, self.task, self.config, self.schedule = out, task, task.config, schedule
+        steps = self.config.steps
+        self.look_every = SYNC * math.ceil(steps / LOOKS / SYNC)
+        if schedule.eval_every is not None:
+            self.look_every = schedule.eval_every or steps + 1
+        self.milestones = {steps * k // (schedule.milestones + 1)
+                           for k in range(1, schedule.milestones + 1)}
+        self.pending: list[Tensor] = []
+        rows = read_metrics(out / "metrics.csv") if ranks()[0] == 0 else []
+        self.before = float(rows[-1]["seconds"]) if rows else 0.0
+        looks = [(float(r["held_out_exact"]), int(r["step"])) for r in rows if r["held_out_exact"]]
+        self.best, self.best_step = max(looks, default=(-1.0, 0))
+        self.started = self.saved = time.time()
+        self.pause, self.logged = 0.0, 0.0
+        self.first_step: int | None = None
+        self.since: tuple[int, float] | None = None  # step and seconds when all was warm
+
+    def __call__(self, state: State, metrics: dict[str, Tensor]) -> None:
+        if self.first_step is None:
+            self.first_step = state.step - 1
+        self.pending.append(torch.stack([metrics[name].float() for name in METRICS]))
+        step, last = state.step, state.step == self.config.steps
+        look = step % self.look_every == 0 or (last and self.schedule.eval_every is None)
+        save = step % self.schedule.save_every == 0
+        if not (step % SYNC == 0 or look or save or last or step in self.milestones
+                or (signals.number and ranks()[1] == 1)):
+            return
+        rows, held_out = self.collect(state), {}
+        if look and self.is_worth_a_look(state):
+            held_out = self.evaluate(state)
+        if ranks()[0] == 0:
+            with forgiven():
+                self.log(state, rows, held_out.get("exact_accuracy", ""), last)
+                if step in self.milestones:
+                    self.keep(f"milestone-{step:08d}.pt", state, step=step)
+        self.save_or_stop(state, save or last, last)
+        if self.since is None:
+            self.since = step, self.seconds()
+
+    def seconds(self) -> float:
+        """Of training, since this process began; evaluations are not training."""
+        return time.time() - self.started - self.pause
+
+    def speed(self, state: State) -> float:
+        """Steps a second, without those in which things were compiled and warmed up."""
+        step, then = self.since or (self.first_step or 0, 0.0)
+        return max(1, state.step - step) / max(1e-9, self.seconds() - then)
+
+    def collect(self, state: State) -> Tensor:
+        """Figures (steps, METRICS) since the last time, summed over processes. Raises ValueError if
+        one is not finite."""
+        rows = torch.stack(self.pending)
+        if ranks()[1] > 1:
+            dist.all_reduce(rows)
+        rows = rows.cpu().double()
+        bad = (~rows.isfinite().all(1)).nonzero()
+        if len(bad):
+            step, good = state.step - len(rows) + int(bad[0]) + 1, checkpoints(self.out)
+            have = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was saved"
+            raise ValueError(f"the loss became {rows[int(bad[0]), 0]} at step {step}; {have}; "
+                             "try a smaller --lr, or --dtype float32")
+        self.pending.clear()
+        return rows
+
+    def is_worth_a_look(self, state: State) -> bool:
+        """The user's word, else: will the run take longer than ten minutes?"""
+        if self.schedule.eval_every is not None:
+            return True
+        if self.since is None:
+            return False
+        return agree(self.config.steps / self.speed(state) > LONG, state.carry.ids.device)
+
+    def evaluate(self, state: State) -> dict:
+        """The averaged weights on the held-out sample; the best are kept."""
+        begun, result = time.time(), {}
+        # Alone, a signal ends the evaluation here, and the training once the step is saved. Of
+        # several processes the others would wait for us.
+        with suppress(Stopped):
+            if ranks()[1] > 1:
+                result = score(self.task, state.ema, copies=0)
+            else:
+                with signals.at_once(""):
+                    result = score(self.task, state.ema, copies=0)
+        right = result.get("exact_accuracy", "")
+        if ranks()[0] == 0 and right != "" and right > self.best:
+            with forgiven():
+                self.keep("best.pt", state, step=state.step, held_out=right)
+                self.best, self.best_step = right, state.step
+        self.pause += time.time() - begun
+        return result
+
+    def keep(self, name: str, state: State, **what: float) -> None:
+        """A copy of the averaged weights, to be evaluated like model.pt."""
+        save_model(self.out / name, state.ema, **self.task.extra(), kept=what)
+
+    def log(self, state: State, rows: Tensor, held_out: float | str, last: bool) -> None:
+        """A row of metrics.csv; now and then a line on the screen."""
+        config, seconds = self.config, self.seconds()
+        count = max(1, rows[:, 3].sum().item())
+        means = [*rows[:, :3].mean(0), rows[:, 3].sum(), *rows[:, 4:].sum(0) / count]
+        f = dict(zip(METRICS, (m.item() for m in means)))
+        lr = config.lr * tinytrm.lr_factor(config, state.step - 1)
+        with open(self.out / "metrics.csv", "a", newline="") as file:
+            row = [f"{self.before + seconds:.2f}", f"{lr:.4g}", *(f"{v:.6g}" for v in f.values())]
+            csv.writer(file).writerow([state.step, *row, held_out])
+        if seconds - self.logged < self.schedule.log_seconds and not last and held_out == "":
+            return
+        self.logged, speed = seconds, self.speed(state)
+        left = round((config.steps - state.step) / speed)
+        say(f"step {state.step:>{len(str(config.steps))}}/{config.steps}   loss {f['loss']:.3f}   "
+            f"right {f['cell_accuracy']:4.0%} of cells {f['exact_accuracy']:4.0%} of puzzles, in "
+            f"{f['steps']:4.1f} steps   {speed:.1f}/s, {self.outlook(state, left)}"
+            + (f"   held out {held_out:.1%}" if held_out != "" else ""))
+
+    def outlook(self, state: State, left: int) -> str:
+        """Time left, when it ends, memory, and on a GPU what it has cost so far."""
+        device = state.carry.ids.device
+        words = [f"{timedelta(seconds=left)} left"]
+        if left > LONG:
+            words.append(time.strftime("ends %a %H:%M", time.localtime(time.time() + left)))
+        words.append(f"{memory_used(device):.1f} GiB")
+        if device.type == "cuda":
+            hours = (self.before + time.time() - self.started) / 3600
+            words.append(f"${hours * ranks()[1] * self.schedule.price:.2f} so far")
+        return ", ".join(words)
+
+    def save_or_stop(self, state: State, due: bool, last: bool) -> None:
+        """A checkpoint when one is due, and when a signal has come."""
+        device, now = state.carry.ids.device, time.time()
+        stop = agree(bool(signals.number), device)
+        late = agree(now - self.saved > 60 * self.schedule.save_minutes, device)
+        if due or stop or late:
+            try:
+                write_checkpoint(self.out, state, **self.task.extra())
+                self.saved = time.time()
+                if ranks()[0] == 0 and self.saved - now > 1:
+                    say(f"checkpoint at step {state.step:,} took {self.saved - now:.1f} s")
+            except OSError as e:
+                if last or stop:
+                    raise
+                self.saved = time.time()  # and not again at the next step
+                warn(f"{e}; training goes on")
+        if stop and not last:
+            raise Stopped(signals.number or 15, f"stopped at step {state.step:,}, all saved; go on "
+                                                "with --resume")
+
+
+@contextmanager
+def forgiven() -> Iterator[None]:
+    """A log or a copy that cannot be written is no reason to stop."""
+    try:
+        yield
+    except OSError as e:
+        warn(f"{reason(e)}; training goes on")
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv, without those that were cut off."""
+    if not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        return [r for r in csv.DictReader(file) if list(r) == HEADER and r["step"].isdigit()
+                and None not in r.values()]
+
+
+def start_metrics(path: Path, step: int) -> None:
+    """A new metrics.csv, or the old one without the rows after this step."""
+    rows = [r for r in read_metrics(path) if int(r["step"]) <= step] if step else []
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, HEADER)
+        writer.writeheader()
+        writer.writerows(rows)

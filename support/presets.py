@@ -1,0 +1,47 @@
+"""The paper's settings (L_cycles as in the authors' code), and laptop-sized ones."""
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from tinytrm import Config
+
+
+class Preset(NamedTuple):
+    """Where the settings of a run start from."""
+
+    kind: str  # of puzzle: "sudoku", "maze" or "arc"
+    config: Config
+    corpus: str = ""  # ARC: "arc1", "arc2" or "mini"
+
+
+_paper: dict[str, Any] = dict(puzzle_tokens=16)
+_arc: dict[str, Any] = dict(seq_len=900, vocab_size=12, mixer="attention", n=4, weight_decay=0.1,
+                            puzzle_lr=1e-2, puzzle_weight_decay=0.1)
+# The same recursion; fewer supervision steps per puzzle, fewer positions, and a schedule. What each
+# of these brings is measured in docs/experiments.md, on the laptop-sized puzzles.
+_fast: dict[str, Any] = dict(puzzle_tokens=1, width_multiple=128, N_sup=4, halt_weight=0.1,
+                             warmup=200, cosine=True, weight_decay=0.1, ema=0.995, loss="softmax")
+_laptop: dict[str, Any] = dict(puzzle_tokens=1, width_multiple=32, T=2, N_sup=2, halt_weight=0.1,
+                               warmup=50, cosine=True, weight_decay=0.1, ema=0.98)
+
+PRESETS = {
+    "sudoku": Preset("sudoku", Config(**_paper)),
+    # Not run yet: needs a GPU.
+    "sudoku-fast": Preset("sudoku", Config(**_fast, lr=1e-3, steps=20_000)),
+    "sudoku-att": Preset("sudoku", Config(**_paper, mixer="attention")),
+    "maze": Preset("maze", Config(**_paper, seq_len=900, vocab_size=6, mixer="attention", n=4)),
+    # The data decides num_puzzles.
+    "arc1": Preset("arc", Config(**_arc, num_puzzles=876_401, steps=518_000), "arc1"),
+    "arc2": Preset("arc", Config(**_arc, num_puzzles=1_191_722, steps=723_000), "arc2"),
+    "sudoku4": Preset("sudoku", Config(**_laptop, seq_len=16, vocab_size=6, dim=32, n=2,
+                                       batch_size=64, steps=300, lr=5e-3)),
+    "sudoku6": Preset("sudoku", Config(**_laptop, seq_len=36, vocab_size=8, dim=64, n=2,
+                                       batch_size=48, steps=880, lr=6e-3, loss="softmax")),
+    "sudoku9": Preset("sudoku", Config(**{**_laptop, "ema": 0.995}, dim=128, n=3, batch_size=64,
+                                       steps=9000, lr=3e-3, loss="softmax")),
+    "maze-mini": Preset("maze", Config(**_laptop, seq_len=36, vocab_size=6, dim=64, n=3,
+                                       batch_size=96, steps=1200, lr=4e-3)),
+    "arc-mini": Preset("arc", Config(**{**_laptop, "T": 1}, seq_len=16, vocab_size=12, dim=64, n=2,
+                                     num_puzzles=200, puzzle_lr=3e-2, puzzle_weight_decay=0.1,
+                                     batch_size=64, steps=3000, lr=4e-3, eval_steps=2), "mini"),
+}

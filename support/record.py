@@ -1,0 +1,63 @@
+"""A finished run as a page of text, to be kept."""
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from data.files import replacing
+from support.console import check_target, say
+from support.cost import describe_device
+from support.monitor import read_metrics
+from support.scoring import describe
+from support.tasks import ROOT, Task
+from tinytrm import State, ranks
+
+
+def check_record(folder: Path) -> None:
+    """Raise ValueError, before the work, unless the folder can be made, and written to, after it.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ValueError(f"--record {folder}: is a file; name a folder")
+    check_target("--record", folder / "any")
+
+
+def write_record(folder: Path, name: str, out: Path, task: Task, state: State,
+                 results: list[dict]) -> None:
+    """folder/NAME.md: command, hardware, time, figures, config; the log beside it."""
+    path, world = folder / f"{name}.md", ranks()[1]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
+                            cwd=ROOT).stdout.strip() or "unknown"
+    minutes = float(read_metrics(out / "metrics.csv")[-1]["seconds"]) / 60
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    fields = "\n".join(f"{k} = {v}" for k, v in dataclasses.asdict(task.config).items())
+    figures = "\n".join(describe(r) for r in results if r)
+    text = f"""# {name}
+
+    {shlex.join(words)}
+
+{world} x {describe_device(state.carry.ids.device)}, torch {torch.__version__}, commit {commit},
+{time.strftime("%Y-%m-%d")}. Trained {state.step:,} steps in {minutes:.1f} minutes (compilation
+included, evaluation and pauses between resumptions not). Log: {path.stem}.csv.
+
+```
+{figures}
+```
+
+```
+{fields}
+```
+"""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(out / "metrics.csv", path.with_suffix(".csv"))
+    with replacing(path) as file:
+        file.write(text.encode())
+    say(f"record    {path}")

@@ -1,0 +1,144 @@
+"""Everything that a long run does, once and in a minute or two, before money is spent on it.
+
+Real steps on the real puzzles, a checkpoint, the resumption from it, a batch of the evaluation and,
+where torchrun may restart processes, one that is lost. Then what was measured, what that means for
+the whole run, and a verdict.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from support.checkpoints import read_checkpoint, write_checkpoint
+from support.console import say
+from support.cost import CARD, describe_device, hours, memory_used, timed_step
+from support.folders import checkpoints
+from support.monitor import LONG, LOOKS, Schedule
+from support.processes import agree, restarted
+from support.scoring import score
+from support.tasks import Task, sample
+from tinytrm import State, ranks
+
+WARM, STEPS, AGAIN = 5, 30, 3  # steps to warm up, to time, to do after the checkpoint
+NOTES = "rehearsal.json"
+
+
+def rehearse(task: Task, state: State, out: Path, schedule: Schedule) -> None:
+    """Do all that in a folder beside `out`, which goes again; print what it means.
+
+    Raises ValueError if the verdict is bad.
+    """
+    folder = out.parent / f".{out.name}.trial"
+    try:
+        lost, notes = perform(task, state, folder)
+    except BaseException:
+        if ranks()[1] == 1:  # else torchrun may restart us, and we go on from what is in it
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if ranks()[0] == 0:
+        shutil.rmtree(folder)
+        report(task, notes, schedule, lost, state.carry.ids.device)
+
+
+def perform(task: Task, state: State, folder: Path) -> tuple[str, dict[str, Any]]:
+    """What became of the process that was to be lost, and what was measured."""
+    (rank, world), device = ranks(), state.carry.ids.device
+    loses_one = world > 1 and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0
+    if restarted() and checkpoints(folder):
+        notes = json.loads((folder / NOTES).read_text())
+    else:
+        notes = first_half(task, state, folder)
+        if loses_one:
+            if rank == 0:
+                say(f"          process {world - 1} is killed now, on purpose")
+            agree(False, device)  # all notes are taken
+            if rank == world - 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+    weights = [p.detach().clone() for p in state.model.parameters()]
+    for _ in range(AGAIN):
+        timed_step(state, task.train)
+    read_checkpoint(checkpoints(folder)[-1], state, task.about)
+    if not restarted():  # else the weights before were fresh ones
+        notes["same"] = all(map(torch.equal, weights, state.model.parameters()))
+    timed_step(state, task.train)
+    begun, some = time.time(), dataclasses.replace(task)
+    if task.test:
+        some.test = sample(task.test, 256 * world)
+    score(some, state.ema, copies=0)
+    share = len(some.test) / len(task.test) if task.test else 1.0
+    notes.update(look=(time.time() - begun) / share, memory=memory_used(device))
+    agree(False, device)  # all have done with the folder
+    if restarted():
+        return "one process was killed; all were restarted, and went on from the checkpoint", notes
+    if world > 1:
+        return "not tried; start this by torchrun --max-restarts=1", notes
+    return "there is only one process", notes
+
+
+def first_half(task: Task, state: State, folder: Path) -> dict[str, Any]:
+    """Steps and a checkpoint; what was measured."""
+    times = [timed_step(state, task.train) for _ in range(WARM + STEPS)]
+    rank, device, begun = ranks()[0], state.carry.ids.device, time.time()
+    if rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    agree(False, device)  # the folder is there
+    write_checkpoint(folder, state, **task.extra())
+    files = [f.stat().st_size for f in checkpoints(folder)[-1].iterdir()]
+    notes = dict(step=median(times[WARM:]), warm=sum(times[:WARM]), save=time.time() - begun,
+                 size=sum(files), free=shutil.disk_usage(folder).free, same=True)
+    if rank == 0:
+        (folder / NOTES).write_text(json.dumps(notes))
+    return notes
+
+
+def report(task: Task, notes: dict[str, Any], schedule: Schedule, lost: str, device: torch.device
+           ) -> None:
+    """Print it all. Raises ValueError for what must not be."""
+    world = ranks()[1]
+    config, step, price = task.config, notes["step"], schedule.price
+    training = config.steps * step
+    looks = LOOKS if training > LONG else 1.0
+    if schedule.eval_every is not None:
+        looks = config.steps / schedule.eval_every if schedule.eval_every else 1.0
+    saves = config.steps / schedule.save_every + training / 60 / schedule.save_minutes
+    total = (notes["warm"] + training + looks * notes["look"] + saves * notes["save"]) / 3600
+    eager, compiled = hours(config, world)
+    say(f"measured  {1000 * step:.3g} ms a step, {notes['memory']:.2f} GiB in each process; a "
+        f"checkpoint {notes['size'] / 1e6:.1f} MB in {notes['save']:.1f} s; an evaluation "
+        f"{notes['look']:.1f} s\n"
+        f"whole run {total:.2f} hours, ${total * world * price:,.2f} on {world} x "
+        f"{describe_device(device)} at ${price:g} an hour each, evaluations and checkpoints "
+        f"included\n"
+        f"dry run   {compiled:.2f} hours compiled, {eager:.2f} eager, on {world} x {CARD}: an "
+        "estimate\n"
+        f"lost one  {lost}")
+    copies = 3 + (1 + schedule.milestones) / 3  # best and milestones: a third of a checkpoint each
+    problems = []
+    if not notes["same"]:
+        problems.append("the checkpoint does not give back the weights")
+    if notes["free"] < copies * notes["size"]:
+        problems.append(f"the disk has {notes['free'] / 1e9:.1f} GB left, the run needs "
+                        f"{copies * notes['size'] / 1e9:.1f}")
+    if notes["save"] > 15 * schedule.save_minutes:
+        problems.append("a quarter of the time would go into checkpoints: raise --save_minutes")
+    if device.type == "cuda":
+        have = torch.cuda.get_device_properties(device).total_memory / 2**30
+        if notes["memory"] > 0.95 * have:
+            problems.append(f"{notes['memory']:.0f} of {have:.0f} GiB are full: lower "
+                            "--micro_batch")
+    if not math.isfinite(total):
+        problems.append("a step takes no time that could be measured")
+    if problems:
+        raise ValueError("not ready: " + "; ".join(problems))
+    say("verdict   ready: all of it worked")

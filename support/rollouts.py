@@ -1,0 +1,132 @@
+"""Test-time compute: think about each puzzle several times, then choose one of the answers."""
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from data.grid import Random
+from support.processes import device_of
+from support.tasks import Task
+from tinytrm import TRM, ranks
+
+SELECTIONS = {
+    "q": "the last answer with the highest q",
+    "first": "the answer of the first rollout that was sure (q > 0)",
+    "vote": "the most frequent last answer",
+}
+
+
+def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool = True,
+             steps: int | None = None, batch_size: int = 256) -> dict:
+    """Exact accuracy of `count` rollouts per puzzle, and of fewer, under each of SELECTIONS.
+
+    Rollout 0 is the plain one. The others add noise to y and z before each step (arXiv 2605.19943)
+    and, with `copies` and where the puzzles have exact symmetries, see a symmetric copy of the
+    puzzle (2601.19085). Returns {selection: {number of rollouts: accuracy}} as `rollouts`.
+    """
+    (rank, world), test = ranks(), task.test
+    numbers = sorted({2**k for k in range(count.bit_length()) if 2**k <= count} | {count})
+    right = torch.zeros(len(SELECTIONS), len(numbers), device=device_of(model))
+    steps = steps or model.config.eval_steps
+    rows = np.arange(rank, len(test), world)
+    for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
+        inputs, labels, runs = test.inputs[part], test.labels[part], []
+        for k in range(count):
+            seen, restore = inputs, lambda answers: answers
+            if k and copies and task.disguise:
+                seen, restore = task.disguise(inputs, draws(k, part))
+            run = rollout(model, seen, test.ids[part], steps, noise if k else 0, (k, int(part[0])))
+            runs.append(run._replace(last=restore(run.last), first=restore(run.first)))
+        for j, number in enumerate(numbers):
+            for i, selection in enumerate(SELECTIONS):
+                chosen = choose(selection, *(np.stack(c) for c in zip(*runs[:number])))
+                right[i, j] += float(((chosen == labels) | (labels == 0)).all(1).sum())
+    if world > 1:
+        dist.all_reduce(right)
+    shares = (right.cpu().double() / len(test)).tolist()
+    return dict(rollouts={name: dict(zip(numbers, row)) for name, row in zip(SELECTIONS, shares)},
+                puzzles=len(test), steps=steps)
+
+
+def draws(k: int, rows: np.ndarray) -> Random:
+    """random(m) -> (len(rows), m) uniform numbers; the same for a puzzle in whatever batch."""
+    generators = [np.random.default_rng((k, int(row))) for row in rows]
+    return lambda m: np.stack([generator.random(m) for generator in generators])
+
+
+class Rollout(NamedTuple):
+    """What thinking once about B puzzles has brought."""
+
+    last: np.ndarray  # (B, cells) answers after the last step
+    first: np.ndarray  # (B, cells) answers when it was first sure, q > 0
+    q: np.ndarray  # (B,) after the last step
+    when: np.ndarray  # (B,) steps until it was sure, infinite where it never was
+
+
+@torch.no_grad()
+def rollout(model: TRM, inputs: np.ndarray, ids: np.ndarray, steps: int, noise: float,
+            seed: tuple[int, int]) -> Rollout:
+    """Think about puzzles (B, cells) with ids (B,)."""
+    x, i = (torch.from_numpy(t.astype(np.int64)).to(device_of(model)) for t in (inputs, ids))
+    rows, random = model.get_buffer("puzzle_table")[i], np.random.default_rng(seed)
+    y, z = model.start(len(x))
+    first, when = torch.zeros_like(x), torch.full((len(x),), math.inf, device=x.device)
+    for step in range(steps):
+        if noise:  # y and z have root-mean-square 1
+            y, z = (t + noise * torch.from_numpy(random.standard_normal(t.shape, np.float32)).to(t)
+                    for t in (y, z))
+        y, z, logits, q = model(x, rows, y, z)
+        answers, now = logits.argmax(-1), (q > 0) & when.isinf()
+        first[now], when[now] = answers[now], step + 1
+    return Rollout(*(t.cpu().numpy() for t in (answers, first, q, when)))
+
+
+def choose(selection: str, last: np.ndarray, first: np.ndarray, q: np.ndarray, when: np.ndarray
+           ) -> np.ndarray:
+    """One answer per puzzle, (B, cells), out of K rollouts, each array with K in front.
+
+    Who is equal otherwise is ordered by q; "first" is "q" where no rollout was ever sure.
+    """
+    B = np.arange(last.shape[1])
+    surest = last[q.argmax(0), B]
+    if selection == "q":
+        return surest
+    if selection == "first":
+        fastest = np.lexsort((-q, when), axis=0)[0]
+        return np.where(np.isinf(when).all(0)[:, None], surest, first[fastest, B])
+    votes = (last[:, None] == last[None]).all(3).sum(1)  # (K, B) how many agree with each
+    return last[np.lexsort((-q, -votes), axis=0)[0], B]
+
+
+def check_plot(path: Path) -> None:
+    """Raise ValueError where `plot_rollouts` could not draw."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ValueError("--plot needs matplotlib: pip install -r requirements.txt") from None
+    kinds = Figure().canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in kinds:
+        raise ValueError(f"--plot {path}: the name must end in one of {', '.join(sorted(kinds))}")
+
+
+def plot_rollouts(result: dict, path: Path) -> None:
+    """Accuracy against compute as a picture, after `check_plot`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    ax = figure.subplots()
+    for (selection, points), marker in zip(result["rollouts"].items(), "osd"):
+        label = f"{selection}: {SELECTIONS[selection]}"
+        values = [100 * v for v in points.values()]
+        ax.plot([*points], values, marker=marker, label=label, alpha=0.7)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks([*points], [str(k) for k in points])
+    ax.set_xlabel(f"rollouts of {result['steps']} steps each")
+    ax.set_ylabel(f"exact, % of {result['puzzles']:,} puzzles")
+    figure.legend(loc="outside lower left", frameon=False)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,169 @@
+"""How good a model is, in numbers and in words."""
+from __future__ import annotations
+
+import math
+import re
+import sys
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+import tinytrm
+from data import arc
+from support.processes import device_of
+from support.tasks import Task
+from tinytrm import TRM, ranks
+
+
+def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
+          copies: int | None = None, batch_size: int = 256) -> dict:
+    """What `tinytrm.evaluate` returns, plus what belongs to the task.
+
+    Mazes: valid_path_accuracy, shortest paths that need not be the labelled ones. ARC: pass@k by
+    voting over `copies` augmented copies of each test input (None: all), as `pass_at`.
+    """
+    if task.kind == "arc":
+        return arc_result(task, *vote(task, model, steps, halt, copies, batch_size))
+    test, (rank, world) = task.test, ranks()
+    result = tinytrm.evaluate(model, test, steps, halt, batch_size)
+    for name, judge in task.judges.items():
+        rows = np.arange(rank, len(test), world)
+        answers = tinytrm.solve(model, test.inputs[rows], test.ids[rows], steps, halt,
+                                batch_size).answers
+        right = judge(test.inputs[rows], answers, test.labels[rows]).sum()
+        result[name] = total(float(right), model) / len(test)
+    return result
+
+
+def total(number: float, model: TRM) -> float:
+    """The sum of every process's number."""
+    if ranks()[1] == 1:
+        return number
+    numbers = torch.tensor(number, device=device_of(model))
+    dist.all_reduce(numbers)
+    return numbers.item()
+
+
+# ------------------------------------------------------------------------------------------------
+# ARC: every augmented copy of a test input is answered, turned back, and has one vote
+
+
+def vote(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
+         copies: int | None = None, batch_size: int = 256) -> tuple[arc.Votes, int]:
+    """All votes, complete in process 0, and the number of predictions."""
+    side, (rank, world) = math.isqrt(model.config.seq_len), ranks()
+    votes, seen = arc.Votes(task.corpus, task.table, side), 0
+    for inputs, ids, meta in arc.queries(task.corpus, task.table, batch_size, side, copies, rank,
+                                         world):
+        solution = tinytrm.solve(model, inputs, ids, steps, halt, batch_size)
+        for (name, index, row), answer, q in zip(meta, solution.answers, solution.q):
+            votes.add(name, index, row, answer, float(q))
+        seen += len(meta)
+    if world > 1:
+        collect(votes)
+    return votes, int(total(seen, model))
+
+
+def collect(votes: arc.Votes, chunk: int = 20) -> None:
+    """Bring all votes to process 0, a few tasks at a time to keep messages small."""
+    rank, world = ranks()
+    asked = [task.name for task in votes.corpus.asked]
+    for start in range(0, len(asked), chunk):
+        names = set(asked[start:start + chunk])
+        mine = {key: c for key, c in votes.counts.items() if key[0] in names}
+        everyone: list = [None] * world
+        dist.all_gather_object(everyone, mine)
+        for other, counts in enumerate(everyone):
+            if rank == 0 and other != 0:
+                votes.merge(counts)
+
+
+def arc_result(task: Task, votes: arc.Votes, seen: int) -> dict:
+    """pass@k, with pass@2, the score of ARC-AGI, as exact_accuracy."""
+    known = all(out is not None for t in task.corpus.asked for _, out in t.tests)
+    scored = votes.score() if known and ranks()[0] == 0 else {}
+    return dict(exact_accuracy=scored.get(2, ""), pass_at=scored, puzzles=len(task.corpus.asked),
+                predictions=seen)
+
+
+# ------------------------------------------------------------------------------------------------
+# In words
+
+
+def describe(result: dict) -> str:
+    """The result in words, a few lines."""
+    if "pass_at" in result:
+        lines = describe_arc(result)
+    elif "rollouts" in result:
+        lines = describe_rollouts(result)
+    else:
+        lines = describe_puzzles(result)
+    return "\n".join(lines + [f"          {remark}" for remark in result.get("remarks", ())])
+
+
+def describe_arc(result: dict) -> list[str]:
+    if not result["pass_at"]:
+        return [f"answered  {result['puzzles']:,} tasks by {result['predictions']:,} predictions; "
+                "there are no answers to score against"]
+    shares = ", ".join(f"pass@{k} {v:.1%}" for k, v in result["pass_at"].items())
+    return [f"held out  {result['puzzles']:,} tasks, {result['predictions']:,} predictions",
+            f"          {shares}"]
+
+
+def describe_rollouts(result: dict) -> list[str]:
+    table = result["rollouts"]
+    lines = ["rollouts  " + "".join(f"{k:>8}" for k in table["q"])]
+    for name, points in table.items():
+        lines.append(f"by {name:7}" + "".join(f"{v:8.1%}" for v in points.values()))
+    return [*lines, f"          of {result['puzzles']:,} puzzles exactly right, "
+                    f"{result['steps']} steps each"]
+
+
+def describe_puzzles(result: dict) -> list[str]:
+    steps = result["by_step"]
+    some = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < len(steps)} | {len(steps)})
+    lines = [f"held out  {result['exact_accuracy']:.1%} of {result['puzzles']:,} puzzles exactly "
+             f"right, {result['cell_accuracy']:.1%} of the cells, in {result['mean_steps']:.1f} "
+             "steps"]
+    if "valid_path_accuracy" in result:
+        lines.append(f"          {result['valid_path_accuracy']:.1%} show a shortest path, the "
+                     "labelled one or another")
+    return [*lines, "          after step " + ", ".join(f"{k}: {steps[k - 1]:.1%}" for k in some)]
+
+
+# ------------------------------------------------------------------------------------------------
+# In pictures
+
+
+def thinking(task: Task, model: TRM, among: int = 200) -> str:
+    """A picture, step by step, of the one of the first held-out puzzles that takes longest to
+    solve, but of no more steps than a screen holds."""
+    test, device = task.test, device_of(model)
+    inputs = torch.from_numpy(test.inputs[:among].astype(np.int64)).to(device)
+    ids = torch.from_numpy(test.ids[:among].astype(np.int64)).to(device)
+    assert task.render
+    steps = tinytrm.think(model, inputs, ids, model.config.eval_steps, False)
+    answers = np.stack([a.cpu().numpy() for a, *_ in steps])
+    wrong = (answers != test.labels[:among]).sum(2)  # (steps, puzzles) cells
+    needed = np.where((wrong[:6] == 0).any(0), (wrong == 0).argmax(0), -1)  # first step all right
+    i, pictures = int(needed.argmax()), []
+    for k in range(needed[i] + 1 if needed[i] >= 0 else min(4, len(answers))):
+        title = f"step {k + 1}: " + (f"{wrong[k, i]} cells wrong" if wrong[k, i] else "solved")
+        picture = task.render(test.inputs[i], answers[k, i], test.labels[i], sys.stdout.isatty())
+        pictures.append([title, *picture.splitlines()])
+    return "\nA puzzle it has never seen, thought through (x = wrong):\n\n" + beside(pictures)
+
+
+def beside(pictures: list[list[str]], columns: int = 100) -> str:
+    """Pictures, lists of lines, side by side, in as many rows as the terminal's width needs."""
+    def length(line: str) -> int:  # colours take no room
+        return len(re.sub(r"\x1b\[[\d;]*m", "", line))
+
+    width, text = 3 + max(length(line) for p in pictures for line in p), []
+    per_row = max(1, columns // width)
+    for start in range(0, len(pictures), per_row):
+        for lines in zip(*pictures[start:start + per_row]):
+            text.append("".join(t + " " * (width - length(t)) for t in lines).rstrip())
+        text.append("")
+    return "\n".join(text)

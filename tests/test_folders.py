@@ -1,0 +1,179 @@
+"""Run folders: nothing of the user's is touched, nothing that was trained is lost."""
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from conftest import ROOT, SMALL, begin, program, run, tiny, toy_puzzles, tree
+from support import folders
+from support.checkpoints import write_checkpoint
+from support.folders import check_folder, checkpoints, entered, locked
+from tinytrm import State, save, train
+
+
+@pytest.fixture
+def done(tmp_path):
+    """A finished run of ours with a user's own things beside it."""
+    out = tmp_path / "run"
+    checkpoint(out, 4)
+    checkpoint(out, 8)
+    save(out / "model.pt", State(tiny()).ema)
+    (out / "metrics.csv").write_text("step\n8\n")
+    (out / "notes.txt").write_text("mine")
+    (out / "checkpoint-500").mkdir()
+    (out / "checkpoint-500" / "weights.bin").write_text("another tool's")
+    (out / "checkpoint-best").mkdir()
+    (out / "checkpoint-best" / "manifest.json").write_text("{}")
+    (out / "checkpoint-00000099").mkdir()  # eight digits, but no manifest
+    (out / "checkpoint-00000099" / "mine.txt").write_text("mine")
+    checkpoint(tmp_path / "elsewhere", 98)
+    (out / "checkpoint-00000098").symlink_to(tmp_path / "elsewhere" / "checkpoint-00000098")
+    return out
+
+
+USERS = {"notes.txt", "checkpoint-500", "checkpoint-best", "checkpoint-00000099",
+         "checkpoint-00000098"}
+
+
+def checkpoint(out, step):
+    """One more checkpoint in the folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = State(tiny(steps=step))
+    state.step = step
+    write_checkpoint(out, state)
+
+
+def names(folder):
+    return {p.name for p in folder.iterdir()} - USERS - {".lock"}
+
+
+def test_only_our_own_checkpoints_are_ours(done):
+    """Eight digits and a manifest: `checkpoint-500` of another tool was deleted, a copy of ours
+    resumed from, a link broke a rerun."""
+    assert [p.name for p in checkpoints(done)] == ["checkpoint-00000004", "checkpoint-00000008"]
+    before = {name: tree(done / name) for name in USERS}
+    for step in (12, 16):
+        checkpoint(done, step)
+    assert [p.name for p in checkpoints(done)] == ["checkpoint-00000012", "checkpoint-00000016"]
+    assert {name: tree(done / name) for name in USERS} == before
+    state = State(tiny(steps=99))
+    state.step = 99
+    with pytest.raises(OSError, match="could not save .*-00000099"):  # in the user's way? No.
+        write_checkpoint(done, state)
+    assert {name: tree(done / name) for name in USERS} == before
+
+
+def test_a_used_folder_is_refused_and_nothing_changes(done, tmp_path):
+    before = tree(done)
+    for resume, words in ((None, "something in it"), ("auto", ""), (True, ""),
+                          (str(done / "checkpoint-00000004"), "is newer than"),
+                          (str(done / "checkpoint-500"), "is no checkpoint folder")):
+        if words:
+            with pytest.raises((ValueError, OSError), match=words):
+                check_folder(done, True, resume, False)
+        else:
+            check_folder(done, True, resume, False)
+    with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+        check_folder(tmp_path / "new", True, True, False)
+    with pytest.raises(ValueError, match="is a file"):
+        check_folder(done / "notes.txt", True, None, True)
+    for path in checkpoints(done):
+        path.rename(tmp_path / path.name)
+    with pytest.raises(ValueError, match="no checkpoint to go on from"):
+        check_folder(done, True, "auto", False)
+    for path in tmp_path.glob("checkpoint-0*"):
+        path.rename(done / path.name)
+    assert tree(done) == before
+    (tmp_path / "empty").mkdir()
+    check_folder(tmp_path / "empty", True, None, False)
+
+
+def test_overwriting_waits_for_the_first_checkpoint(done):
+    """A run that dies before it has saved anything takes nothing with it, not even twice."""
+    ours, users = names(done), {name: tree(done / name) for name in USERS}
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), entered(done, True, None, True) as (start, said):
+            assert start is None and names(done) - {"metrics.csv"} == {folders.REPLACED}
+            assert names(done / folders.REPLACED) == ours
+            (done / "metrics.csv").write_text("of the new run")
+            raise KeyboardInterrupt
+    with entered(done, True, None, True):
+        checkpoint(done, 1)
+    assert names(done) == {"checkpoint-00000001", "metrics.csv"}
+    assert {name: tree(done / name) for name in USERS} == users
+
+
+def test_going_back_for_good(done):
+    """Resuming from an older checkpoint: the newer one goes when there is something new."""
+    older = done / "checkpoint-00000004"
+    check_folder(done, True, str(older), True)
+    with entered(done, True, str(older), True) as (start, _):
+        assert start == older and checkpoints(done) == [older]
+        checkpoint(done, 5)
+        assert [p.name[-1] for p in checkpoints(done)] == ["4", "5"]
+    assert not (done / folders.REPLACED).exists()
+
+
+def test_the_default_folder_moves_aside(done):
+    before = tree(done)
+    with entered(done, False, None, False) as (start, said):
+        assert start is None and names(done) == set() and "run-1" in said
+    assert tree(done.with_name("run-1")) == before
+    with entered(done, False, None, False) as (_, said):
+        assert not said, "an empty folder need not move"
+
+
+def test_one_run_at_a_time(done):
+    """Two in one folder mixed silently. A process that dies leaves no lock behind."""
+    code = ("import sys, time; from pathlib import Path; from support.folders import locked\n"
+            "with locked(Path(sys.argv[1])):\n    print('in', flush=True); time.sleep(60)")
+    p = begin([sys.executable, "-c", code, done])
+    assert p.stdout.readline() == "in\n"
+    for given, resume, overwrite in ((False, None, False), (True, True, False), (True, None, True)):
+        before = tree(done)
+        with pytest.raises(ValueError, match="another run is at work"):
+            with entered(done, given, resume, overwrite):
+                pass
+        assert tree(done) == before
+    os.kill(p.pid, signal.SIGKILL)
+    p.wait()
+    with entered(done, True, True, False) as (start, _):
+        assert start == checkpoints(done)[-1]
+        with pytest.raises(ValueError, match="another run"), locked(done):
+            pass
+    assert not (done / ".lock").exists()
+
+
+def test_another_preset_or_a_rerun_loses_nothing(tmp_path):
+    """The same command again, as a user types it, and one in a folder that holds other things."""
+    words = ["--preset", "sudoku4", "--steps", 2, "--out", tmp_path / "run", *SMALL]
+    program("train.py", *words)
+    before = tree(tmp_path)
+    for more in ([], ["--seed", 1]):
+        _, err = program("train.py", *words, *more, code=2)
+        assert "--overwrite" in err and tree(tmp_path) == before
+    stdout, _ = program("train.py", *words, "--overwrite")
+    assert "replaced  what was here" in stdout
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "checkpoint-00000002", "metrics.csv", "model.pt"}
+
+
+def test_two_programs_in_one_folder(csv_folder, tmp_path):
+    words = [sys.executable, ROOT / "train.py", "--data", csv_folder, "--out", tmp_path / "run",
+             *SMALL, "--steps", 100_000, "--save_every", 10]
+    p, begun = begin(words), time.time()
+    while not checkpoints(tmp_path / "run"):
+        assert time.time() - begun < 60 and p.poll() is None
+        time.sleep(0.05)
+    second = run([*words, "--resume"])
+    assert second.returncode == 2 and "another run is at work" in second.stderr
+    p.send_signal(signal.SIGTERM)
+    assert p.wait(timeout=30) == 128 + signal.SIGTERM
+
+
+def test_training_from_python_touches_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(tiny(steps=2), toy_puzzles())
+    assert not list(tmp_path.iterdir())

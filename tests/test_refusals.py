@@ -1,0 +1,276 @@
+"""Bad input: one line, exit code 2, nothing changed on the disk. Values of all flags, flags that do
+nothing, files of all kinds of damage."""
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+import tinytrm
+import train
+from conftest import ROOT, SMALL, program, run
+from data import maze, sudoku
+from support import console, cost, tasks
+from support.presets import PRESETS
+
+VALUES = ("-1", "nan", "inf", "1e400", "text", "", "99999999999999999999", "0")
+ZERO = set("save_minutes milestones eval_every eval_copies log_seconds price bench_seconds "
+           "puzzle_tokens halt_exploration halt_weight micro_batch lr warmup weight_decay "
+           "puzzle_lr puzzle_weight_decay ema seed noise copies".split())
+NUMBERS = [(name, action.option_strings[0], action.dest)
+           for name, p in (("train.py", train.parser()), ("evaluate.py", evaluate.parser()))
+           for action in p._actions if isinstance(action.type, type) and action.type is not str
+           and action.type.__name__ in ("int", "float") or action.type in (
+               console.count, console.count_or_none, console.amount)]
+CASES = [(name, flag, value) for name, flag, dest in NUMBERS for value in VALUES
+         if not (value == "0" and dest in ZERO)]
+
+
+def test_there_are_many():
+    assert len(NUMBERS) > 35 and len(CASES) > 250
+
+
+@pytest.mark.parametrize("name, flag", sorted({case[:2] for case in CASES}))
+def test_values_out_of_range(name, flag, refused):
+    for value in [v for n, f, v in CASES if (n, f) == (name, flag)]:
+        line = refused(name, *(["run"] if name == "evaluate.py" else []), f"{flag}={value}")
+        assert flag.strip("-") in line
+
+
+@pytest.mark.parametrize("args, words", [
+    (["--preset", "sudoku7"], "sudoku7"), (["--no_such_flag", 1], "no_such_flag"),
+    (["--step", 5], "--step"),  # no abbreviations: a slip might be another flag
+    (["--mixer", "attention", "--dim", 20], "multiple of"), (["--mixer", "lstm"], "--mixer"),
+    (["--dim", 99999999], "lower dim"), (["--layers", 99999999], "lower dim"),
+    (["--width_multiple", 99999999], "lower dim"), (["--vocab_size", 99999999], "lower dim"),
+    (["--expansion", 1e15], "lower dim"), (["--batch_size", 99999999], "--micro_batch"),
+    (["--seq_len", 99999999], "lower dim"), (["--ema", 99], "ema"), (["--halt_exploration", 7],
+                                                                      "halt_exploration"),
+    (["--seq_len", 35], "35 cells are no square"), (["--vocab_size", 20], "vocab_size is 8"),
+    (["--data", "/nowhere"], "/nowhere"), (["--data", "."], "train.csv"),
+    (["--resume"], "no checkpoint in"), (["--resume", "/nowhere"], "no checkpoint folder"),
+    (["--out", "/dev/null"], "is a file"), (["--record", "/dev/null/x"], "/dev/null/x"),
+    (["--dry-run", "--bench"], "not allowed with"),
+    # flags that would do nothing
+    (["--eval_copies", 3], "does nothing for sudoku"), (["--augment_mazes"], "for sudoku"),
+    (["--num_puzzles", 7], "data decides"), (["--heads", 4], "with --mixer mlp"),
+    (["--gpus", 3], "without --dry-run"), (["--bench_seconds", 3], "without --bench"),
+    (["--preset", "arc-mini", "--eval_puzzles", 3], "does nothing for ARC"),
+    (["--preset", "arc-mini", "--allow_copies"], "does nothing for ARC"),
+    (["--preset", "arc1", "--data", ".", "--batch_size", 4], "holds no"),
+    *[(["--device", d], "not available") for d in ("warp", "meta", "cuda:77", "")]])
+def test_bad_arguments_of_train(args, words, refused):
+    assert words in refused("train.py", "--steps", 2, *args)
+
+
+@pytest.mark.parametrize("args, words", [
+    (["--submission", "x.json"], "--submission does nothing for sudoku"),
+    (["--copies", 3], "--copies does nothing"), (["--pool", "."], "--pool does nothing"),
+    (["--n", 3], "without --official"), (["--T", 3], "without"), (["--task", "maze"], "without"),
+    (["--heads", 4], "without"), (["--identifiers", "x"], "without"),
+    (["--noise", 0.1], "--rollouts K"), (["--plot", "x.png"], "--rollouts K"),
+    (["--no-symmetry"], "--rollouts K"), (["--rollouts", 2, "--halt"], "takes all steps"),
+    (["--rollouts", 2, "--plot", "nowhere/x.png"], "cannot be written there"),
+    (["--submission", "nowhere/x.json"], "cannot be written there"),
+    (["--submission", "."], "is a folder"), (["--data", "/nowhere.csv"], "/nowhere.csv"),
+    (["--device", "meta"], "not available")])
+def test_bad_arguments_of_evaluate(args, words, trained, refused):
+    assert words in refused("evaluate.py", trained[0], *args)
+
+
+def test_a_run_or_an_official_file(refused):
+    assert "either" in refused("evaluate.py")
+    assert "either" in refused("evaluate.py", "a", "--official", "b")
+    assert "--task" in refused("evaluate.py", "--official", "b")
+    assert "no such file" in refused("evaluate.py", "--official", "b", "--task", "sudoku", "--n", 1,
+                                     "--T", 1)
+
+
+# ------------------------------------------------------------------------------------------------
+# Files
+
+
+@pytest.mark.parametrize("row, words", [
+    ("x,1234,1234,", "row 3"),  # another size
+    ("x,{q}9,{a},", "row 3"), ("x,{q},{broken},", "row 3"), ("x,{q}", "row 3"),
+    ("x,{q},{a}\xff,", "row 3")])
+def test_bad_rows_are_named(row, words, csv_folder, tmp_path, refused):
+    lines = (csv_folder / "train.csv").read_text().splitlines()
+    _, question, answer, *_ = lines[3].split(",")
+    lines[3] = row.format(q=question, a=answer, broken=answer[:-1] + answer[0])
+    bad = tmp_path / "bad.csv"
+    bad.write_text("\n".join(lines) + "\n")
+    message = refused("train.py", "--data", bad, "--steps", 2)
+    assert str(bad) in message and words in message
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"source,question,answer,rating\n", b"\0" * 99,
+                                     b"\xff\xfe\x00", b"question,answer\n1,\n", b"a,b\n1,2\n",
+                                     b'question,answer\n"1,2\n', b"PK\x03\x04"])
+def test_files_that_are_no_puzzles(content, tmp_path, trained, refused):
+    path = tmp_path / "odd.csv"
+    path.write_bytes(content)
+    assert "odd.csv" in refused("train.py", "--data", path, "--steps", 2)
+    assert "odd.csv" in refused("evaluate.py", trained[0], "--data", path)
+    assert "odd.csv" in refused("evaluate.py", path)
+
+
+def test_puzzles_of_another_size_than_the_model(trained, tmp_path, refused):
+    inputs, labels = sudoku.generate(4, (2, 2), seed=0)
+    sudoku.write_csv(tmp_path / "four.csv", inputs, labels, (2, 2))
+    assert "16 cells" in refused("train.py", "--data", tmp_path / "four.csv")
+    assert "four.csv" in refused("evaluate.py", trained[0], "--data", tmp_path / "four.csv")
+
+
+def test_one_puzzle_is_too_few(csv_folder, tmp_path, refused):
+    text = "\n".join((csv_folder / "train.csv").read_text().splitlines()[:2])
+    (tmp_path / "one.csv").write_text(text)
+    assert "holds one puzzle" in refused("train.py", "--data", tmp_path / "one.csv")
+
+
+def flipped(content):
+    half = len(content) // 2
+    return content[:half] + bytes([content[half] ^ 1]) + content[half + 1:]
+
+
+@pytest.mark.parametrize("damage", [flipped, lambda c: c[:2000], lambda c: c[:-1], lambda c: b""])
+def test_damaged_models(damage, trained, tmp_path, refused):
+    (tmp_path / "torn.pt").write_bytes(damage((trained[0] / "model.pt").read_bytes()))
+    assert "torn.pt" in refused("evaluate.py", tmp_path / "torn.pt")
+
+
+def test_models_that_are_not_what_they_seem(trained, tmp_path, refused):
+    model = tinytrm.load(trained[0])
+    tinytrm.save(tmp_path / "bare.pt", model)
+    assert "tinytrm.evaluate" in refused("evaluate.py", tmp_path / "bare.pt")
+    content = torch.load(trained[0] / "model.pt", weights_only=True)
+    content["config"]["new_field"] = 1
+    torch.save(content, tmp_path / "newer.pt")
+    assert "new_field" in refused("evaluate.py", tmp_path / "newer.pt")
+    with torch.no_grad():
+        model.output_weight[0] = float("nan")
+    tinytrm.save(tmp_path / "nan.pt", model, about=model.extra["about"])
+    assert "nan.pt" in refused("evaluate.py", tmp_path / "nan.pt")
+    assert "no such model" in refused("evaluate.py", tmp_path / "nothing")
+
+
+# ------------------------------------------------------------------------------------------------
+# Held-out puzzles that were trained on
+
+
+def test_symmetric_copies_are_counted_and_refused(csv_folder, tmp_path, refused):
+    """Forty copies of one puzzle, or test.csv = train.csv, passed for held out."""
+    inputs, labels, box = sudoku.read_csv(csv_folder / "train.csv")
+    random = np.random.default_rng(0)
+    many = sudoku.augment(inputs[:1].repeat(40, 0), labels[:1].repeat(40, 0),
+                          lambda k: random.random((40, k)), box)
+    sudoku.write_csv(tmp_path / "forty.csv", *many, box)
+    line = refused("train.py", "--data", tmp_path / "forty.csv", "--steps", 2)
+    assert "4 of 4 held-out puzzles are symmetric copies of training puzzles" in line
+    same = tmp_path / "same"
+    shutil.copytree(csv_folder, same)
+    shutil.copy(same / "train.csv", same / "test.csv")
+    assert "20 of 20" in refused("train.py", "--data", same, "--steps", 2, "--eval_puzzles", 20)
+    stdout, _ = program("train.py", "--data", same, "--out", tmp_path / "run", "--steps", 2,
+                        "--allow_copies", *SMALL)
+    assert stdout.count("20 of 20 held-out puzzles are symmetric copies of training ones") == 2
+
+
+def test_turned_mazes_are_copies_too(tmp_path):
+    inputs, labels = maze.generate(20, 6, min_path=8, seed=0)
+    turned = maze.augment(inputs[:3], labels[:3], lambda k: np.full((3, k), 0.3))
+    maze.write_csv(tmp_path / "train.csv", inputs, labels)
+    maze.write_csv(tmp_path / "test.csv", *turned)
+    assert tasks.copies(tasks.open_task("maze-mini", PRESETS["maze-mini"].config, tmp_path)) == 3
+
+
+def test_generated_puzzles_have_no_copies():
+    assert tasks.copies(tasks.open_task("sudoku4", PRESETS["sudoku4"].config, None)) == 0
+
+
+def test_toy_tasks_stay_out_of_the_users_folder(tmp_path, refused):
+    """They were written over the user's own files, and the toy score reported as theirs."""
+    mine = tmp_path / "mine"
+    for role in ("training", "evaluation"):
+        (mine / role).mkdir(parents=True)
+    (mine / "training" / "mirror0.json").write_text("{}")
+    assert "mirror0" in refused("train.py", "--preset", "arc-mini", "--data", mine, "--steps", 2)
+    assert "no such file" in refused("train.py", "--preset", "arc-mini", "--data", tmp_path / "no")
+
+
+def test_a_stray_file_does_not_replace_the_training_set(csv_folder, tmp_path):
+    folder = tmp_path / "stray"
+    shutil.copytree(csv_folder, folder)
+    lines = (folder / "train.csv").read_text().splitlines()[:5]
+    (folder / "train-1000-seed3.csv").write_text("\n".join(lines))
+    assert len(tasks.open_task("sudoku6", PRESETS["sudoku6"].config, folder).train) == 60
+
+
+# ------------------------------------------------------------------------------------------------
+# Memory, and how programs end
+
+
+def test_parameters_without_making_them():
+    for name, changes in (("sudoku", {}), ("sudoku-att", {}), ("arc-mini", {}),
+                          ("sudoku4", dict(position="learned"))):
+        config = tinytrm.dataclasses.replace(PRESETS[name].config, **changes)
+        model = tinytrm.TRM(config)
+        assert cost.parameters(config) == sum(p.numel() for p in model.parameters())
+        layer = {k: tuple(p.shape) for k, p in model.layers[0].named_parameters()}
+        assert cost.shapes(config) == layer
+
+
+def test_advice_on_memory_helps(monkeypatch):
+    config = PRESETS["sudoku"].config
+    for world, said in ((1, "192 computes the same"), (4, "48 computes"), (768, "lower dim")):
+        monkeypatch.setattr(cost, "ranks", lambda: (0, world))
+        with pytest.raises(ValueError, match=said), cost.advice_on_memory(config):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="another"), cost.advice_on_memory(config):
+        raise RuntimeError("another")
+
+
+@pytest.mark.parametrize("error, code, said", [
+    (FileExistsError(17, "File exists", "x"), 2, "error: x: File exists"),
+    (ValueError("two\nlines"), 2, "error: two lines"), (KeyError("k"), 1, "error: KeyError: 'k' ("),
+    (MemoryError(), 1, "error: out of memory"), (RecursionError("deep"), 1, "error: RecursionE"),
+    (RuntimeError("[gloo/x.cc] closed"), 1, "error: lost another process")])
+def test_every_error_is_one_line(error, code, said, capsys):
+    def fails():
+        raise error
+
+    assert console.guarded(fails) == code
+    err = capsys.readouterr().err
+    assert err.startswith(said) and err.count("\n") == 1
+
+
+def test_a_terminal_that_knows_ascii_only(trained, tmp_path):
+    """Its encoding ended the program after training, before the score was printed."""
+    inputs, labels = maze.generate(30, 6, min_path=8, seed=0)
+    maze.write_csv(tmp_path / "mazes.csv", inputs, labels)
+    words = ["--preset", "maze-mini", "--data", tmp_path / "mazes.csv", "--steps", 2, *SMALL]
+    stdout, _ = program("train.py", *words, "--out", tmp_path / "run", PYTHONIOENCODING="ascii")
+    assert "held out" in stdout and "?" in stdout
+
+
+@pytest.mark.parametrize("words", [["train.py", "-h"], ["evaluate.py", "RUN"],
+                                   ["train.py", "--preset", "arc1", "--dry-run"]])
+def test_output_that_nobody_reads(words, trained):
+    """`| head -0`: no traceback."""
+    command = [sys.executable, ROOT / words[0], *words[1:]]
+    command = [str(trained[0]) if w == "RUN" else str(w) for w in command]
+    done = run(["bash", "-c", f"{' '.join(command)} | true; echo ${{PIPESTATUS[0]}} >&2"])
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr, done.stderr
+
+
+def test_the_score_is_printed_before_anything_can_fail(trained, tmp_path):
+    words = [trained[0], "--rollouts", 1, "--noise", 0.1, "--device", "cpu", "--plot"]
+    link = tmp_path / "full.png"
+    link.symlink_to("/dev/full")
+    done = run([sys.executable, ROOT / "evaluate.py", *words, link])
+    assert "by vote" in done.stdout and done.returncode
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert os.path.islink(link)

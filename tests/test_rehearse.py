@@ -1,0 +1,89 @@
+"""The rehearsal of a long run, alone and in two processes, one of which is lost."""
+import dataclasses
+
+import pytest
+import torch
+
+from conftest import ROOT, SMALL, begin, program, torchrun, tree
+from support import rehearse as module
+from support.monitor import Schedule
+from support.presets import PRESETS
+from support.rehearse import rehearse
+from support.tasks import open_task
+from tinytrm import State
+
+WORDS = ["--preset", "sudoku4", "--rehearse", *SMALL]
+
+
+def figures(stdout):
+    """The report as {name: rest of its line}."""
+    lines = [line.split(maxsplit=2) for line in stdout.splitlines() if line[:1].isalpha()]
+    return {" ".join(words[:1]): " ".join(words[1:]) for words in lines}
+
+
+def test_alone(tmp_path):
+    """It trains, saves, resumes, evaluates, and leaves no trace; a run in the folder stays."""
+    out = tmp_path / "run"
+    program("train.py", "--preset", "sudoku4", "--steps", 2, "--out", out, *SMALL)
+    before = tree(tmp_path)
+    stdout, stderr = program("train.py", *WORDS, "--out", out)
+    said = figures(stdout)
+    assert "ms a step" in said["measured"] and "a checkpoint" in said["measured"]
+    assert "hours, $" in said["whole"] and "H100" in said["dry"]
+    assert said["lost"] == "one there is only one process" and said["verdict"].startswith("ready")
+    assert tree(tmp_path) == before and not stderr
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_two_processes(restarts, tmp_path):
+    done = torchrun(2, ROOT / "train.py", *WORDS, "--out", tmp_path / "run", restarts=restarts)
+    said = figures(done.stdout)
+    assert done.returncode == 0 and said["verdict"].startswith("ready"), done.stderr
+    if restarts:
+        assert "process 1 is killed now" in done.stdout
+        assert "one process was killed; all were restarted, and" in said["lost"]
+    else:
+        assert "--max-restarts=1" in said["lost"]
+    assert not list(tmp_path.rglob("*checkpoint*"))
+
+
+@pytest.fixture
+def ready():
+    config = dataclasses.replace(PRESETS["sudoku4"].config, dim=8, n=1, T=1, batch_size=4)
+    task = open_task("sudoku4", config, None)
+    return task, State(task.config)
+
+
+@pytest.mark.parametrize("problem", ["the disk has", "does not give back the weights",
+                                     "raise --save_minutes"])
+def test_a_bad_verdict_is_an_error(problem, ready, tmp_path, monkeypatch):
+    schedule, read = Schedule(), module.read_checkpoint
+    if problem == "the disk has":
+        usage = type("Usage", (), dict(free=1000))
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    elif problem == "raise --save_minutes":
+        schedule.save_minutes = 1e-9
+    else:
+        def half_read(folder, state, about):
+            read(folder, state, about)
+            with torch.no_grad():
+                state.model.output_weight[0, 0] += 1
+        monkeypatch.setattr(module, "read_checkpoint", half_read)
+    with pytest.raises(ValueError, match=f"^not ready: .*{problem}"):
+        rehearse(*ready, tmp_path / "run", schedule)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_ends_it_in_one_line(tmp_path):
+    import signal
+    import sys
+
+    p = begin([sys.executable, ROOT / "train.py", "--preset", "sudoku9", "--data",
+               tmp_path / "nothing"])
+    assert p.wait(timeout=60) == 2 and p.stderr.read().count("\n") == 1
+    p = begin([sys.executable, ROOT / "train.py", "--preset", "sudoku6", "--rehearse", "--out",
+               tmp_path / "run", "--dim", 512, "--n", 50])
+    assert p.stdout.readline().startswith("model")
+    p.send_signal(signal.SIGINT)
+    assert p.wait(timeout=20) == 130 and p.stderr.read() == "stopped\n"
+    assert not list(tmp_path.iterdir())
