@@ -1,9 +1,8 @@
 """TinyTRM: the Tiny Recursive Model in one file.
 
 "Less is More: Recursive Reasoning with Tiny Networks" (Jolicoeur-Martineau, arXiv 2510.04871).
-One 2-layer network answers a puzzle by thinking in loops: it starts from a guess and refines a
-latent, then its answer, again and again. With the paper's settings, which are the defaults of
-Config, this is the paper's model, number for number (tests/test_official_parity.py).
+One 2-layer network thinks about a puzzle in loops: it starts from a guess and refines a latent,
+then its answer, again and again. The defaults are the paper's: the same model, number for number.
 
     symbol  meaning                                                     shape
     x       the question, embedded; fixed while thinking                (B, L, D)
@@ -24,21 +23,18 @@ Config, this is the paper's model, number for number (tests/test_official_parity
         loss(logits, q), backward, one step of the optimizer
         a slot halts after N_sup steps, or as soon as q > 0: "I believe that I am right"
 
-B puzzles, L positions, D features, V tokens. A "step" is always a supervision step: in training one
-optimizer step goes with it. Where this file departs from the paper or from the authors' code, the
-line says NOTE(paper). Short of time? Sections 2 and 4 hold the idea; all else is efficiency.
+B puzzles, L positions, D features, V tokens. "Step" is always a supervision step; in training, one
+of the optimizer goes with it. NOTE(paper) marks what departs from the paper or the authors' code.
 """
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
-import os
 import zipfile
 from collections import namedtuple
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Callable, Iterator, Literal, get_type_hints
+from typing import Literal, get_type_hints
 
 import numpy as np
 import torch
@@ -50,11 +46,9 @@ if dist.is_available():  # Imported when processes have met, this would keep the
     import torch.distributed.nn  # and gloo's threads would abort the interpreter when it ends.
 
 # ---- 1. Configuration ----------------------------------------------------------------------------
-@dataclass
+@dataclasses.dataclass
 class Config:
-    """Everything that defines a model and its training. The defaults are the paper's Sudoku-Extreme
-    run. Raises ValueError for a value out of its range."""
-
+    """What defines a model and its training. Defaults: the paper's Sudoku. Raises ValueError."""
     # the puzzles
     vocab_size: int = 11  # V; token 0 is padding in inputs, "not labelled" in labels
     seq_len: int = 81  # cells of one puzzle
@@ -62,7 +56,6 @@ class Config:
     puzzle_tokens: int = 16  # positions in front of the cells; all but the first start as zeros
     # the network
     mixer: Literal["mlp", "attention"] = "mlp"  # what mixes positions; mlp for small fixed grids
-    position: Literal["rope", "learned", "none"] = "rope"  # how attention knows positions
     dim: int = 512  # D, width of every feature vector
     layers: int = 2  # of the one network
     heads: int = 8  # of attention
@@ -93,12 +86,12 @@ class Config:
     def __post_init__(self):
         for name, kind in get_type_hints(Config).items():
             value, choices = getattr(self, name), getattr(kind, "__args__", ())
-            if isinstance(value, np.generic):  # numpy's numbers become plain ones, for `save`
-                setattr(self, name, value := value.item())
+            if isinstance(value, np.generic):
+                setattr(self, name, value := value.item())  # a plain number, for `save`
             least = int(kind is int and name not in "puzzle_tokens micro_batch warmup seed".split())
             most = 1 if name in ("halt_exploration", "ema") else 2**60
-            if choices and value not in choices or not choices and not (
-                    isinstance(value, (int, kind)) and least <= value <= most):
+            if value not in choices if choices else (
+                    not isinstance(value, (int, kind)) or not least <= value <= most):
                 what = choices or f"{kind.__name__} in {least}..{most}"
                 raise ValueError(f"{name} must be {what}, not {value!r}")
         if self.mixer == "attention" and self.dim % (2 * self.heads):
@@ -117,29 +110,24 @@ class Config:
 # ---- 2. The model and its recursion --------------------------------------------------------------
 class TRM(nn.Module):
     """The Tiny Recursive Model. Its weights depend on config.seed and on nothing else."""
-
     def __init__(self, config: Config):
         super().__init__()
-        self.config = config
-        V, L, D = config.vocab_size, config.length, config.dim
+        self.config, V, D = config, config.vocab_size, config.dim
         generator = torch.Generator().manual_seed(config.seed)
         matrix = lambda out: nn.Parameter(truncated_normal(generator, D**-0.5, out, D))
         self.layers = nn.ModuleList(Layer(config, generator) for _ in range(config.layers))
         self.token_embedding, self.output_weight = matrix(V), matrix(V)
-        if config.position == "learned":
-            self.position_embedding = matrix(L)
         # Two outputs, as in the authors' code; the second, HRM's "continue", is not used.
         self.halt_weight = nn.Parameter(torch.zeros(2, D))
         self.halt_bias = nn.Parameter(torch.full((2,), -5.0))  # at first, never sure enough to halt
-        # No parameters: where y and z start, random and never learned; and the puzzle table, one
-        # vector per puzzle id, which sign-SGD trains (section 5).
-        self.register_buffer("y_init", truncated_normal(generator, 1, D))
-        self.register_buffer("z_init", truncated_normal(generator, 1, D))
-        self.register_buffer("puzzle_table", torch.zeros(config.num_puzzles, D))
+        # No parameters: the starts of y and z, random and never learned; and the puzzle table, one
+        # vector per puzzle id, trained by sign-SGD (section 5).
+        self.y_init, self.z_init = (nn.Buffer(truncated_normal(generator, 1, D)) for _ in "yz")
+        self.puzzle_table = nn.Buffer(torch.zeros(config.num_puzzles, D))
 
     def net(self, h: Tensor) -> Tensor:
         """The one network: (B, L, D) -> (B, L, D)."""
-        h = h.transpose(0, 1)  # the sequence first: mixing along it is then one plain product
+        h = h.transpose(0, 1).contiguous()  # so that mixing along the sequence is a plain product
         for layer in self.layers:
             h = layer(h)
         return h.transpose(0, 1).contiguous()
@@ -148,16 +136,14 @@ class TRM(nn.Module):
         """One cycle: think n times, then answer once."""
         for _ in range(self.config.n):  # TRY: n = 1
             z = self.net(x + y + z)  # improve the latent, seeing question and answer
-        # The same net improves the answer. The paper argues that it knows which of the two jobs it
-        # has by whether x is in the sum; notebook 2 looks at what happens if x is in both.
+        # The same net improves the answer. Whether x is in the sum tells it which job it has, the
+        # paper argues; notebook 2 tries x in both.
         y = self.net(y + z)
         return y, z
 
     def deep_recursion(self, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, ...]:
         """One supervision step: T cycles, of which only the last is remembered for the gradient.
-
-        Returns the new y and z (B, L, D), detached, and in float32 logits (B, cells, V) and q (B,).
-        """
+        Returns the new y and z (B, L, D), detached, and in float32 logits (B, cells, V), q (B,)."""
         with torch.no_grad():  # brings y and z to a better place to learn from, at no memory
             for _ in range(self.config.T - 1):  # TRY: T = 1
                 y, z = self.latent_recursion(x, y, z)
@@ -177,12 +163,9 @@ class TRM(nn.Module):
         B, P, D = len(inputs), self.config.puzzle_tokens, self.config.dim
         # The row fills the first puzzle token. The zeros behind it are blank space to think in.
         front = F.pad(puzzle_rows, (0, (P - 1) * D)).view(B, P, D)
-        x = torch.cat([front, F.embedding(inputs, self.token_embedding)], 1)
-        if self.config.position == "learned":
-            x = math.sqrt(0.5) * (x + self.position_embedding)
-        return math.sqrt(D) * x
+        return math.sqrt(D) * torch.cat([front, F.embedding(inputs, self.token_embedding)], 1)
 
-    def start(self, batch: int) -> tuple[Tensor, Tensor]:
+    def start(self, batch: int) -> tuple[Tensor, ...]:
         """y and z before any thought: the same two vectors at every position, (B, L, D) each."""
         dtype, L = compute_dtype(self.config, self.y_init.device), self.config.length
         return tuple(v.to(dtype).repeat(batch, L, 1) for v in (self.y_init, self.z_init))
@@ -199,15 +182,13 @@ class TRM(nn.Module):
 class Layer(nn.Module):
     """Mix along the sequence, by a SwiGLU or by attention, then along the features, by a SwiGLU.
     Each time the input is added and the sum normalized ("post-norm"). There are no biases."""
-
     def __init__(self, config: Config, generator: torch.Generator):
         super().__init__()
         L, D, self.config = config.length, config.dim, config
         matrix = lambda out, k: nn.Parameter(truncated_normal(generator, k**-0.5, out, k))
-        if config.mixer == "mlp":
-            self.mix_in, self.mix_out = matrix(2 * config.inner(L), L), matrix(L, config.inner(L))
-        else:  # query, key and value, of all heads each; then the output of all heads
-            self.mix_in, self.mix_out = matrix(3 * D, D), matrix(D, D)
+        inner = config.inner(L)  # below: gate and up, then down; or query, key, value, then output
+        mix = [(2 * inner, L), (L, inner)] if config.mixer == "mlp" else [(3 * D, D), (D, D)]
+        self.mix_in, self.mix_out = (matrix(*shape) for shape in mix)
         self.gate_up, self.down = matrix(2 * config.inner(D), D), matrix(D, config.inner(D))
 
     def forward(self, h: Tensor) -> Tensor:
@@ -228,9 +209,7 @@ class Layer(nn.Module):
         L, B, D = h.shape
         qkv = F.linear(h, self.mix_in.to(h.dtype)).view(L, B, 3 * self.config.heads, -1)
         q, k, v = qkv.chunk(3, dim=2)  # (L, B, heads, d) each
-        if self.config.position == "rope":
-            q, k = rotary(q), rotary(k)
-        q, k, v = (t.permute(1, 2, 0, 3) for t in (q, k, v))  # (B, heads, L, d)
+        q, k, v = (t.permute(1, 2, 0, 3) for t in (rotary(q), rotary(k), v))  # (B, heads, L, d)
         if q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu":
             h = (q @ k.mT * q.shape[-1]**-0.5).softmax(-1) @ v  # there five times as fast as ...
         else:
@@ -250,6 +229,15 @@ def rotary(h: Tensor) -> Tensor:
     a, b = h.float().chunk(2, -1)  # entry i turns with entry i + d / 2
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(h.dtype)
 
+def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
+    """dtype of the forward pass; "auto" is bfloat16 where the hardware is faster with it."""
+    can = torch.cpu.get_capabilities()  # many emulate it; Intel's without AMX halve their speed
+    fast = can.get("amx_bf16") or can.get("avx512_bf16") and "Intel" not in can["cpu_name"]
+    if device.type != "cpu":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    auto = "bfloat16" if fast else "float32"
+    return getattr(torch, auto if config.dtype == "auto" else config.dtype)
+
 def truncated_normal(generator: torch.Generator, std: float, *shape: int) -> Tensor:
     """Normal numbers cut at two sigma, widened so that what is left has exactly this std."""
     std = std / 0.8796256610342398  # std of a unit normal cut at +-2
@@ -266,11 +254,8 @@ def log_stablemax(v: Tensor) -> Tensor:
 
 def losses(config: Config, logits: Tensor, q: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     """Answer loss, halting loss, share of the labelled cells that are right, all right: (B,) each.
-
-    The answer loss is the mean cross-entropy over the labelled cells (labels > 0). The halting head
-    learns, by binary cross-entropy, whether all of them are right at this moment; through y, this
-    trains the whole network, too.
-    """
+    The answer loss is the mean cross-entropy over the labelled cells (labels > 0). By the halting
+    loss q learns whether all of them are right just now; through y it trains the network, too."""
     labelled, right = labels > 0, logits.argmax(-1) == labels  # (B, cells)
     # NOTE(paper): in float32; the authors' stablemax is in float64, which not every device has.
     log_p = log_stablemax(logits) if config.loss == "stablemax" else logits.log_softmax(-1)
@@ -282,18 +267,15 @@ def losses(config: Config, logits: Tensor, q: Tensor, labels: Tensor) -> tuple[T
 
 def should_halt(config: Config, q: Tensor, steps: Tensor, explore: Tensor) -> Tensor:
     """Which slots stop (B,): those that have done N_sup steps, and those that are sure (q > 0).
-
     `explore` (B, 2), uniform in [0, 1) and drawn anew at each step, makes some go on all the same:
-    with chance halt_exploration a slot may stop early only from a random step in 2..N_sup on.
-    """
+    with chance halt_exploration a slot may stop early only from a random step in 2..N_sup on."""
     at_least = 2 + (explore[:, 1] * (config.N_sup - 1)).long()
     may = (explore[:, 0] >= config.halt_exploration) | (steps >= at_least)
     return (q > 0) & may | (steps >= config.N_sup)
 
-@dataclass
+@dataclasses.dataclass
 class Carry:
     """What goes from one supervision step to the next: slots, each with a puzzle of its own."""
-
     y: Tensor  # (B, L, D)
     z: Tensor  # (B, L, D)
     inputs: Tensor  # (B, cells)
@@ -305,35 +287,26 @@ class Carry:
 # ---- 5. Learning rates, and sign-SGD for the puzzle table ---------------------------------------
 def lr_factor(config: Config, step: int) -> float:
     """What the learning rates are multiplied by: linear warm-up, then 1 or a cosine to zero."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return 0.5 + 0.5 * math.cos(math.pi * done) if config.cosine else 1.0
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    done = max(0.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    return warm * (0.5 + 0.5 * math.cos(math.pi * done) if config.cosine else 1.0)
 
 def puzzle_sign_sgd(table: Tensor, ids: Tensor, grads: Tensor, lr: float, decay: float) -> None:
-    """In place, touched rows only: row = row * (1 - lr * decay) - lr * sign(grad).
-
-    table (num_puzzles, D), ids (B,), grads (B, D). Gradients of equal ids are summed first: by a
-    product with the (B, B) matrix that says which are equal, without a sort or a wait.
-    >>> puzzle_sign_sgd(table := torch.zeros(3, 1), ids=torch.tensor([2, 0, 2]),
-    ...                 grads=torch.tensor([[5.], [-1], [-9]]), lr=0.1, decay=0.0)
-    >>> table.T
-    tensor([[0.1000, 0.0000, 0.1000]])
-    """
+    """In place, touched rows only: row = row * (1 - lr * decay) - lr * sign(grad). Gradients (B, D)
+    of equal ids (B,) are summed first: by a product with the (B, B) matrix that says which are
+    equal, without a sort or a wait."""
     total = (ids[:, None] == ids).to(grads.dtype) @ grads  # (B, D), the same for equal ids
     table[ids] = table[ids] * (1 - lr * decay) - lr * total.sign()
 
 # ---- 6. Data -------------------------------------------------------------------------------------
 class Puzzles:
-    """Questions and answers as token grids, and training examples drawn from them for ever.
+    """Questions and answers: inputs and labels are integer arrays (N, cells), where 0 means padding
+    in inputs and "not labelled" in labels; ids (N,) are rows of the puzzle table, default 0.
 
-    inputs, labels: integer arrays (N, cells); 0 = padding in inputs, "not labelled" in labels.
-    ids: (N,) rows of the puzzle table, default 0. augment: None, or a function (inputs (B, cells),
-    labels (B, cells), random) -> (inputs, labels) that returns a random symmetric copy of each;
-    random(k) gives (B, k) fresh uniform numbers in [0, 1). Raises ValueError.
-    Anything else that has this class's `check` and `draw` can be trained on as well.
+    augment(inputs (B, cells), labels (B, cells), random) -> (inputs, labels) returns a random
+    symmetric copy of each; random(k) gives (B, k) fresh uniform numbers in [0, 1). Whatever has
+    this class's `check` and `draw` can be trained on. Raises ValueError.
     """
-
     def __init__(self, inputs, labels, ids=None, augment: Callable | None = None):
         self.inputs, self.labels, self.augment = np.asarray(inputs), np.asarray(labels), augment
         self.ids = np.zeros(len(self.inputs), int) if ids is None else np.asarray(ids)
@@ -346,20 +319,20 @@ class Puzzles:
 
     def check(self, config: Config) -> None:
         """Raise ValueError, naming the row, unless these puzzles fit a model of this config."""
-        cells, V = self.inputs.shape[1], config.vocab_size
+        V, cells = config.vocab_size, self.inputs.shape[1]
         if cells != config.seq_len:
             raise ValueError(f"the puzzles have {cells} cells, the model wants {config.seq_len}")
-        for name, limit in (("inputs", V), ("labels", V), ("ids", config.num_puzzles)):
-            table = getattr(self, name).reshape(len(self), -1)
-            bad = ((table < 0) | (table >= limit)).any(1) | (table.dtype.kind not in "iu")
-            for row in np.flatnonzero(bad)[:1]:
-                raise ValueError(f"{name} row {row} is {table[row]}, not integers 0..{limit - 1}")
+        for name, most in (("inputs", V - 1), ("labels", V - 1), ("ids", config.num_puzzles - 1)):
+            table = getattr(self, name)
+            wrong = (table < 0) | (table > most) | (table.dtype.kind not in "iu")
+            for i in np.argwhere(wrong)[:1]:
+                raise ValueError(f"{name} row {i[0]}: {table[tuple(i)]} is no integer in 0..{most}")
         for row in np.flatnonzero((self.labels == 0).all(1))[:1]:
             raise ValueError(f"labels row {row} is all 0, which means that no cell is labelled")
 
     def draw(self, positions: np.ndarray, seed: int, random: Callable) -> tuple[np.ndarray, ...]:
-        """inputs (B, cells), labels (B, cells), ids (B,) for these positions (B,) of a stream that
-        is fixed by the seed; `random` as for augment."""
+        """inputs (B, cells), labels (B, cells), ids (B,) for positions (B,) of an endless stream;
+        `random` as for augment."""
         # NOTE(paper): any row, any time; the authors shuffle, and skip what no slot has room for.
         rows = (random(1)[:, 0] * len(self)).astype(int)
         inputs, labels = self.inputs[rows], self.labels[rows]
@@ -370,11 +343,9 @@ class Puzzles:
 # ---- 7. Training: deep supervision over slots that never wait for each other ---------------------
 def train(config: Config, puzzles: Puzzles, device: torch.device | str = "cpu",
           state: State | None = None, on_step: Callable | None = None) -> TRM:
-    """Train on the puzzles; return the model with the averaged weights. Raises ValueError.
-
-    state: where to go on (default: at the beginning). on_step(state, metrics) is called after each
-    step with the figures that `supervise` returns.
-    """
+    """Train on the puzzles; return the model with the averaged weights. state: where to go on.
+    on_step(state, metrics) is called after each step with the figures that `supervise` returns.
+    Raises ValueError."""
     puzzles.check(config)
     state = state or State(config, device)
     while state.step < config.steps:
@@ -388,27 +359,24 @@ def train(config: Config, puzzles: Puzzles, device: torch.device | str = "cpu",
 
 class State:
     """All that training changes: what must be kept to go on exactly where it stopped."""
-
     def __init__(self, config: Config, device: torch.device | str = "cpu"):
         B, rest = divmod(config.batch_size, ranks()[1])  # slots of this process
         if rest:
-            raise ValueError(f"batch_size {config.batch_size} is no multiple of the processes")
-        self.step, self.model = 0, TRM(config).to(device)
+            raise ValueError(f"batch_size must be a multiple of {ranks()[1]} processes")
+        self.step, self.model, self.ema = 0, TRM(config).to(device), TRM(config).to(device)
+        self.ema.requires_grad_(False)  # the averaged weights
+        self.ema.puzzle_table = self.model.puzzle_table  # not averaged: one table serves both
         # NOTE(paper): AdamW as in the paper; the authors' code has adam-atan2, a CUDA extension.
         self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.95),
                                            weight_decay=config.weight_decay, fused=True)
-        self.ema = copy.deepcopy(self.model).requires_grad_(False)  # the averaged weights
-        self.ema.puzzle_table = self.model.puzzle_table  # not averaged: one table serves both
         cells = torch.zeros(B, config.seq_len, dtype=torch.long, device=device)
-        self.carry = Carry(*self.model.start(B), cells, cells.clone(), *cells.new_zeros(2, B),
-                           halted=torch.ones(B, dtype=torch.bool))
+        (y, z), (ids, steps) = self.model.start(B), cells.new_zeros(2, B)
+        self.carry = Carry(y, z, cells, cells.clone(), ids, steps, torch.ones(B, dtype=torch.bool))
 
 def refill(state: State, puzzles: Puzzles) -> Tensor:
-    """Fresh puzzles for the slots that have halted; returns the step's exploration (B, 2).
-
-    Random numbers are drawn for all slots of all processes, and cut: what a slot gets depends on
-    seed, step and slot alone, so 1, 2 or 4 processes, interrupted or not, train the same model.
-    """
+    """Fresh puzzles for the slots that have halted; returns the step's exploration (B, 2). Random
+    numbers are drawn for all slots of all processes, and cut: what a slot gets depends on seed,
+    step and slot alone, so 1, 2 or 4 processes, interrupted or not, train the same model."""
     config, carry, device = state.model.config, state.carry, state.carry.ids.device
     slots = np.arange(len(carry.ids)) + len(carry.ids) * ranks()[0]  # their numbers among all
     rng = np.random.default_rng((config.seed, 1, state.step))
@@ -419,20 +387,15 @@ def refill(state: State, puzzles: Puzzles) -> Tensor:
         fresh = puzzles.draw(state.step * config.batch_size + slots, config.seed,
                              lambda k: rng.random((config.batch_size, k))[slots])
         carry.y[at], carry.z[at] = state.model.start(len(at))
-        carry.inputs[at], carry.labels[at], carry.ids[at] = tensors(device, *fresh)
+        carry.inputs[at], carry.labels[at], carry.ids[at] = (
+            torch.from_numpy(a.astype(np.int64)).to(device) for a in fresh)
         carry.steps[at] = 0
     return explore
 
-def tensors(device: torch.device | str, *arrays: np.ndarray) -> list[Tensor]:
-    """Integer arrays as tensors on the device."""
-    return [torch.from_numpy(a.astype(np.int64)).to(device) for a in arrays]
-
 def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """One supervision step of every slot; leaves gradients in the parameters.
-
-    Returns the gradient of the slots' puzzle rows (B, D) and this process's metrics: losses over
-    the global batch size, then sums over the puzzles that have just halted, `count` of them.
-    """
+    """One supervision step of every slot; leaves gradients in the parameters. Returns that of the
+    puzzle rows (B, D), and this process's metrics: losses over the global batch size, then sums
+    over the puzzles that have just halted, `count` of them."""
     model, carry, config, parts = state.model, state.carry, state.model.config, []
     rows = model.puzzle_table[carry.ids].requires_grad_()
     pieces = range(0, len(rows), config.micro_batch or len(rows))  # one, if memory allows
@@ -459,10 +422,10 @@ def update(state: State, puzzle_grads: Tensor) -> None:
     if ranks()[1] > 1:
         for p in model.parameters():
             dist.all_reduce(p.grad)
-        mine, (ids, puzzle_grads) = (ids, puzzle_grads), (
-            t.repeat(ranks()[1], *[1] * (t.ndim - 1)) for t in (ids, puzzle_grads))
-        for part, whole in zip(mine, (ids, puzzle_grads)):
-            dist.all_gather_into_tensor(whole, part)
+        every = [t.new_empty(ranks()[1], *t.shape) for t in (ids, puzzle_grads)]
+        for all_of_them, mine in zip(every, (ids, puzzle_grads)):
+            dist.all_gather_into_tensor(all_of_them, mine)
+        ids, puzzle_grads = (t.flatten(0, 1) for t in every)
     factor = lr_factor(config, state.step)
     state.optimizer.param_groups[0]["lr"] = config.lr * factor
     state.optimizer.step()
@@ -481,43 +444,36 @@ def ranks() -> tuple[int, int]:
 @torch.no_grad()
 def think(model: TRM, inputs: Tensor, ids: Tensor, steps: int | None = None,
           halt: bool = False) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (answers (B, cells), q (B,), steps used (B,)) after each supervision step.
-
-    With `halt`, a puzzle whose q > 0 keeps its answer and costs nothing more. Without, every puzzle
-    takes all steps (default: eval_steps), as in the authors' evaluation. Raises ValueError.
-    """
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
+    """Yield (answers (B, cells), q (B,), steps used (B,)) after each supervision step. With `halt`,
+    a puzzle whose q > 0 keeps its answer and costs nothing more. Without, every puzzle takes all
+    steps (default: eval_steps), as in the authors' evaluation."""
     (y, z), active = model.start(len(inputs)), torch.arange(len(inputs), device=inputs.device)
     answers, q, used = torch.zeros_like(inputs), active.float(), active.clone()
     for step in range(1, 1 + (steps or model.config.eval_steps)):
         if len(active):  # the puzzles still thought about
-            rows = model.puzzle_table[ids[active]]
-            y, z, logits, now = model(inputs[active], rows, y, z)
+            y, z, logits, now = model(inputs[active], model.puzzle_table[ids[active]], y, z)
             answers[active], q[active], used[active] = logits.argmax(-1), now, step
             if halt:
                 y, z, active = y[now <= 0], z[now <= 0], active[now <= 0]
         yield answers.clone(), q.clone(), used.clone()
 
-Solution = namedtuple("Solution", "answers q steps")  # as `think` yields them, in numpy
+Solution = namedtuple("Solution", "answers q steps")  # the last that `think` yields, in numpy
 
 def solve(model: TRM, inputs, ids=None, steps: int | None = None, halt: bool = False,
           batch_size: int = 256) -> Solution:
     """Answer puzzles: inputs (N, cells) tokens, ids (N,) puzzle ids. Raises ValueError."""
     puzzles = Puzzles(inputs, np.ones_like(inputs), ids)  # labels that nobody looks at
     thoughts = [[*think(model, x, i, steps, halt)][-1]
-                for x, _, i in batches(model, puzzles, batch_size)]
+                for x, _, i in batches(model, puzzles, steps, batch_size)]
     return Solution(*(torch.cat(t).cpu().numpy() for t in zip(*thoughts)))
 
 def evaluate(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool = False,
              batch_size: int = 256) -> dict:
-    """Exact-puzzle and cell accuracy, 0..1, after `steps` supervision steps (default: eval_steps).
-
-    Returns exact_accuracy, cell_accuracy, puzzles (their number), by_step (exact accuracy after
-    each step), mean_steps. Processes share the work; each puzzle counts once. Raises ValueError.
-    """
+    """exact_accuracy (whole puzzles) and cell_accuracy, 0..1, after `steps` steps (default:
+    eval_steps), by_step (exact accuracy after each), mean_steps, puzzles (their number). Processes
+    share the work; each puzzle counts once. Raises ValueError."""
     sums = torch.zeros(steps or model.config.eval_steps, 3, device=model.y_init.device)
-    for inputs, labels, ids in batches(model, puzzles, batch_size, *ranks()):
+    for inputs, labels, ids in batches(model, puzzles, steps, batch_size, *ranks()):
         for step, (answers, _, used) in enumerate(think(model, inputs, ids, steps, halt)):
             share = ((answers == labels) & (labels > 0)).sum(1) / (labels > 0).sum(1)
             sums[step] += torch.stack([share == 1, share, used]).sum(1)
@@ -527,15 +483,15 @@ def evaluate(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool 
     return dict(exact_accuracy=exact[-1], cell_accuracy=cells[-1], puzzles=len(puzzles),
                 by_step=exact, mean_steps=used[-1])
 
-def batches(model: TRM, puzzles: Puzzles, size: int, rank: int = 0, world: int = 1):
+def batches(model: TRM, puzzles: Puzzles, steps: int | None, size: int, rank=0, world=1):
     """Every world-th puzzle, as tensors (inputs, labels, ids) on the model's device."""
     puzzles.check(model.config)
-    if size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {size}")
+    if size < 1 or steps is not None and steps < 1:
+        raise ValueError(f"steps and batch_size must be at least 1, not {steps} and {size}")
     for i in range(rank, len(puzzles), world * size):
-        rows = slice(i, i + world * size, world)
-        columns = puzzles.inputs[rows], puzzles.labels[rows], puzzles.ids[rows]
-        yield tensors(model.y_init.device, *columns)
+        rows, device = slice(i, i + world * size, world), model.y_init.device
+        yield [torch.from_numpy(t[rows].astype(np.int64)).to(device)
+               for t in (puzzles.inputs, puzzles.labels, puzzles.ids)]
 
 # ---- 9. Files ------------------------------------------------------------------------------------
 def save(path: str | Path, model: TRM, **extra) -> None:
@@ -543,11 +499,11 @@ def save(path: str | Path, model: TRM, **extra) -> None:
     content = dict(format="tinytrm-2", config=dataclasses.asdict(model.config),
                    weights=model.state_dict(), extra=extra)
     torch.save(content, f"{path}.tmp")
-    os.replace(f"{path}.tmp", path)  # at one go: `path` is always the old file or the whole new one
+    Path(f"{path}.tmp").replace(path)  # at one go: there is the old file or the whole new one
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> TRM:
     """The model of a run folder or of a file made by `save`; `extra` becomes `model.extra`. No code
-    in the file is executed. Raises FileNotFoundError, ValueError."""
+    in the file is executed. Raises ValueError."""
     path = Path(path) / "model.pt" if Path(path).is_dir() else Path(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -559,18 +515,6 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> TRM:
         if not finite or zipfile.ZipFile(path).testzip():
             raise ValueError("its weights are damaged")
         model.extra = content["extra"]
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such model") from None
     except Exception as e:  # a torn zip, a refused pickle, foreign content: a dozen kinds of error
         raise ValueError(f"{path}: not a usable model: {' '.join(str(e).split())[:200]}") from None
     return model.to(device).eval()
-
-# ---- 10. Small print -----------------------------------------------------------------------------
-def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
-    """dtype of the forward pass; "auto" is bfloat16 where the hardware is faster with it."""
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":  # many only emulate it, and Intel's without AMX halve their speed
-        can = torch.cpu.get_capabilities()
-        fast = can.get("amx_bf16") or can.get("avx512_bf16") and "Intel" not in can["cpu_name"]
-    auto = "bfloat16" if fast else "float32"
-    return getattr(torch, auto if config.dtype == "auto" else config.dtype)
