@@ -22,7 +22,7 @@ import tinytrm
 from data.arc import Votes
 from support.checkpoints import about_of
 from support.console import Parser, amount, check_target, count, count_or_none, guarded, say
-from support.cost import compile_net, wants_compilation
+from support.cost import advice_on_memory, compile_net, wants_compilation
 from support.official import CELLS, official_task
 from support.processes import choose_device, device_of, join_processes, leave
 from support.rollouts import check_plot, plot_rollouts, rollouts
@@ -137,13 +137,14 @@ def run(args: argparse.Namespace) -> None:
     model, task = open_model(args, device)
     how = dict(steps=args.steps, batch_size=args.batch_size)
     votes = None
-    if args.rollouts:
-        result = rollouts(task, model, args.rollouts, args.noise or 0, args.symmetry is not False,
-                          **how)
-    elif task.kind == "arc":
-        result, votes = pooled(args, task, model, dict(how, halt=args.halt, copies=args.copies))
-    else:
-        result = score(task, model, halt=args.halt, **how)
+    with advice_on_memory(args.batch_size, "--batch_size"):
+        if args.rollouts:
+            result = rollouts(task, model, args.rollouts, args.noise or 0,
+                              args.symmetry is not False, **how)
+        elif task.kind == "arc":
+            result, votes = pooled(args, task, model, dict(how, halt=args.halt, copies=args.copies))
+        else:
+            result = score(task, model, halt=args.halt, **how)
     result["remarks"] = [*task.remarks, *result.get("remarks", ())]
     if ranks()[0] == 0:
         say(json.dumps(result) if args.json else describe(result))

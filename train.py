@@ -166,7 +166,8 @@ def run(args: argparse.Namespace, config: Config) -> None:
     task = rank_0_first(prepare, args, config)
     schedule = Schedule(args.save_every, args.save_minutes, args.eval_every, args.milestones,
                         args.log_seconds, args.price)
-    state = State(task.config, device)
+    with cost.advice_on_memory(1, ""):
+        state = State(task.config, device)
     if ranks()[0] == 0:
         say(headline(task, state))
     if cost.wants_compilation(args.compile, device):
@@ -183,7 +184,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
             start_metrics(out / "metrics.csv", state.step)
             say(said, end="")
         begun, first, monitor = time.time(), state.step, Monitor(out, task, schedule)
-        with signals.later(), cost.advice_on_memory(task.config):
+        with signals.later(), cost.advice_on_memory(cost.pieces(config), "--micro_batch"):
             tinytrm.train(task.config, task.train, state=state, on_step=monitor)
         with signals.at_once("stopped while evaluating, all saved; go on with --resume"):
             if ranks()[0] == 0:

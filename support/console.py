@@ -137,7 +137,9 @@ def say(text: str, end: str = "\n") -> None:
     """Print at once. Where nobody reads any more (`| head`, a closed terminal) that is a signal."""
     try:
         print(text, end=end, flush=True)
-    except OSError:
+    except OSError as e:
+        if not isinstance(e, BrokenPipeError):
+            warn(f"standard output: {e.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         signals.arrive(int(getattr(signal, "SIGPIPE", 13)))
 

@@ -81,8 +81,7 @@ def shapes(config: Config) -> dict[str, tuple[int, int]]:
 def parameters(config: Config) -> int:
     """Trained numbers of the network, without the puzzle table, and without making them."""
     layer, D = sum(out * k for out, k in shapes(config).values()), config.dim
-    positions = config.length * D if config.position == "learned" else 0
-    return config.layers * layer + 2 * config.vocab_size * D + positions + 2 * D + 2
+    return config.layers * layer + 2 * config.vocab_size * D + 2 * D + 2
 
 
 def dry_run(config: Config, gpus: int, price: float) -> None:
@@ -140,16 +139,16 @@ def pieces(config: Config) -> int:
 
 
 @contextmanager
-def advice_on_memory(config: Config) -> Iterator[None]:
-    """Turn running out of memory in here into a ValueError that says what helps."""
+def advice_on_memory(batch: int, flag: str) -> Iterator[None]:
+    """Turn running out of memory in here, with so many puzzles at a time, into a ValueError that
+    says what helps."""
     try:
         yield
     except (RuntimeError, MemoryError) as e:
         if not out_of_memory(e):
             raise
-        batch = pieces(config)
-        fits = (f"--micro_batch {batch // 4} computes the same" if batch >= 4
-                else "lower dim or layers, or use more processes")
+        fits = (f"{flag} {batch // 4} computes the same" if batch >= 4
+                else "take a smaller model, or more processes")
         raise ValueError(f"{batch} puzzles at a time do not fit in memory; {fits}") from None
 
 

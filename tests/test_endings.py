@@ -1,0 +1,196 @@
+"""How programs end: errors, signals, pipes, terminals; memory, devices and other things that a
+program must know of its machine."""
+import datetime
+import signal
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import tinytrm
+from conftest import ROOT, SMALL, begin, program, run, tiny, toy_puzzles
+from data import maze
+from support import console, cost, monitor, processes
+from support.presets import PRESETS
+
+# ------------------------------------------------------------------------------------------------
+# Errors
+
+
+@pytest.mark.parametrize("error, code, said", [
+    (FileExistsError(17, "File exists", "x"), 2, "error: x: File exists"),
+    (ValueError("two\nlines"), 2, "error: two lines"), (KeyError("k"), 1, "error: KeyError: 'k' ("),
+    (MemoryError(), 1, "error: out of memory"), (RecursionError("deep"), 1, "error: RecursionE"),
+    (RuntimeError("[gloo/x.cc] closed"), 1, "error: lost another process")])
+def test_every_error_is_one_line(error, code, said, capsys):
+    def fails():
+        raise error
+
+    assert console.guarded(fails) == code
+    err = capsys.readouterr().err
+    assert err.startswith(said) and err.count("\n") == 1
+
+
+def test_a_terminal_that_knows_ascii_only(trained, tmp_path):
+    """Its encoding ended the program after training, before the score was printed."""
+    inputs, labels = maze.generate(30, 6, min_path=8, seed=0)
+    maze.write_csv(tmp_path / "mazes.csv", inputs, labels)
+    words = ["--preset", "maze-mini", "--data", tmp_path / "mazes.csv", "--steps", 2, *SMALL]
+    stdout, _ = program("train.py", *words, "--out", tmp_path / "run", PYTHONIOENCODING="ascii")
+    assert "held out" in stdout and "?" in stdout
+
+
+@pytest.mark.parametrize("words", [["train.py", "-h"], ["evaluate.py", "RUN"],
+                                   ["train.py", "--preset", "arc1", "--dry-run"]])
+def test_output_that_nobody_reads(words, trained):
+    """`| head -0`: no traceback."""
+    command = [sys.executable, ROOT / words[0], *words[1:]]
+    command = [str(trained[0]) if w == "RUN" else str(w) for w in command]
+    done = run(["bash", "-c", f"{' '.join(command)} | true; echo ${{PIPESTATUS[0]}} >&2"])
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr, done.stderr
+
+
+def test_the_score_is_printed_before_anything_can_fail(trained, tmp_path):
+    words = [trained[0], "--rollouts", 1, "--noise", 0.1, "--device", "cpu", "--plot"]
+    link = tmp_path / "full.png"
+    link.symlink_to("/dev/full")
+    done = run([sys.executable, ROOT / "evaluate.py", *words, link])
+    assert "by vote" in done.stdout and done.returncode
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert link.is_symlink()
+
+
+# ------------------------------------------------------------------------------------------------
+# Signals
+
+
+@pytest.fixture
+def handlers():
+    """Signal handlers as they were before the test."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_signals_wait_where_somebody_looks(handlers):
+    signals = console.Signals()
+    signals.heed()
+    with signals.later():
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.number == signal.SIGTERM
+        with pytest.raises(console.Stopped, match="^while testing$"):
+            with signals.at_once("while testing"):
+                pass
+        assert signals.patient
+        signal.raise_signal(signal.SIGINT)  # the second: not into the clearing up
+    assert signals.number == signal.SIGTERM
+    again = console.Signals()
+    again.heed()
+    with pytest.raises(console.Stopped), again.at_once(""):
+        signal.raise_signal(signal.SIGHUP)
+
+
+def test_nohup_is_respected(handlers):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    console.Signals().heed()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+
+
+@pytest.mark.parametrize("words, sign", [
+    (["train.py", "--seq_len", 144, "--vocab_size", 14], "generating 2,000 puzzles of 12x12"),
+    (["train.py", "--bench", "--bench_seconds", 1000, "--device", "cpu"], ""),
+    (["evaluate.py", "RUN", "--steps", 90_000_000], "")], ids=["making data", "bench", "evaluate"])
+def test_ctrl_c_ends_everything_in_one_line(words, sign, trained, tmp_path):
+    words = [trained[0] if w == "RUN" else w for w in words]
+    out = ["--out", tmp_path / "run"] * (words[0] == "train.py" and len(sign) > 0)
+    p = begin([sys.executable, ROOT / words[0], *words[1:], *out])
+    if sign:  # without it, a long silence
+        assert p.stdout.read(len(sign)) == sign
+    else:
+        time.sleep(5)
+    p.send_signal(signal.SIGINT)
+    _, err = p.communicate(timeout=20)
+    assert p.returncode == 128 + signal.SIGINT and err == "stopped\n"
+    assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------------------
+# The machine
+
+
+def test_parameters_without_making_them():
+    for name, changes in (("sudoku", {}), ("sudoku-att", {}), ("arc-mini", {}),
+                          ("sudoku4", dict(position="learned"))):
+        config = tinytrm.dataclasses.replace(PRESETS[name].config, **changes)
+        model = tinytrm.TRM(config)
+        assert cost.parameters(config) == sum(p.numel() for p in model.parameters())
+        layer = {k: tuple(p.shape) for k, p in model.layers[0].named_parameters()}
+        assert cost.shapes(config) == layer
+
+
+
+def test_advice_on_memory_helps(monkeypatch):
+    """In numbers of one process, and never of puzzles where the weights alone are too many."""
+    config = PRESETS["sudoku"].config
+    for world, said in ((1, "--micro_batch 192 computes"), (4, "--micro_batch 48"), (768, "small")):
+        monkeypatch.setattr(cost, "ranks", lambda world=world: (0, world))
+        with pytest.raises(ValueError, match=said):
+            with cost.advice_on_memory(cost.pieces(config), "--micro_batch"):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="another"), cost.advice_on_memory(8, "--batch_size"):
+        raise RuntimeError("another")
+
+
+def test_the_device_asked_for_is_the_current_one(monkeypatch):
+    """Without that, `--device cuda:1` recorded its events on GPU 0's stream."""
+    zeros, current = torch.zeros, []
+    monkeypatch.setattr(torch, "zeros", lambda *a, device: zeros(*a))
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert processes.choose_device("cuda:1") == torch.device("cuda:1") == current[0]
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert processes.choose_device("cuda") == torch.device("cuda:3") == current[1]
+    with pytest.raises(ValueError, match="one GPU each"):
+        processes.choose_device("cuda:1")
+
+
+def test_others_wait_for_an_hour(monkeypatch):
+    """Process 0 may have hundreds of MB to download. The store gave up after five minutes."""
+    seen = []
+    monkeypatch.setattr(processes.dist, "TCPStore", lambda *a, **kw: seen.append(kw) or a)
+    monkeypatch.setattr(processes.dist, "PrefixStore", lambda *a: None)
+    monkeypatch.setattr(processes.dist, "init_process_group", lambda *a, **kw: seen.append(kw))
+    for name, value in dict(LOCAL_RANK=0, RANK=0, WORLD_SIZE=1, MASTER_ADDR="x", MASTER_PORT=1,
+                            TORCHELASTIC_USE_AGENT_STORE=True).items():
+        monkeypatch.setenv(name, str(value))
+    processes.join_processes(torch.device("cpu"))
+    assert [kw["timeout"] for kw in seen] == [datetime.timedelta(hours=1)] * 2
+
+
+def test_the_log_says_what_it_has_cost(monkeypatch):
+    monkeypatch.setattr(monitor, "memory_used", lambda _: 41.2)
+    monkeypatch.setattr(monitor, "ranks", lambda: (0, 4))
+    watch = object.__new__(monitor.Monitor)
+    watch.before, watch.started, watch.schedule = 3600.0, time.time(), monitor.Schedule(price=2)
+    state = SimpleNamespace(carry=SimpleNamespace(ids=SimpleNamespace(device=None)))
+    for name, said in (("cuda", ", 41.2 GiB, $8.00 so far"), ("cpu", ", 41.2 GiB")):
+        state.carry.ids.device = torch.device(name)
+        assert watch.outlook(state, 7200).endswith(said)
+        assert watch.outlook(state, 7200).startswith("2:00:00 left, ends ")
+
+
+def test_what_training_returns_is_saved_whole(tmp_path):
+    """And a copy that could not be written leaves nothing behind."""
+    from support.checkpoints import save_model
+
+    model = tinytrm.train(tiny(steps=2), toy_puzzles())
+    save_model(tmp_path / "a.pt", model, about=dict(kind="toy"))
+    assert tinytrm.load(tmp_path / "a.pt").extra == dict(about=dict(kind="toy"))
+    with pytest.raises(OSError, match="could not be saved"):
+        save_model(tmp_path / "no" / "a.pt", model)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
