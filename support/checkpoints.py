@@ -101,6 +101,16 @@ def save_model(path: Path, model: TRM, **extra: Any) -> None:
         raise OSError(f"{path}: could not be saved: {why}") from None
 
 
+def load_model(path: Path) -> TRM:
+    """`tinytrm.load` of a run folder, a checkpoint or a file. Raises OSError, ValueError."""
+    file = path / "model.pt" if path.is_dir() else path
+    if not file.is_file():
+        found = checkpoints(path)
+        raise FileNotFoundError(f"{file}: no such model" + (
+            f"; the run has not ended, but there is {found[-1]}" if found else ""))
+    return tinytrm.load(file)
+
+
 def about_of(model: TRM) -> dict[str, Any]:
     """What a loaded model says of the puzzles it was trained on; empty if it says nothing."""
     return getattr(model, "extra", {}).get("about") or {}

@@ -81,8 +81,7 @@ def shapes(config: Config) -> dict[str, tuple[int, int]]:
 def parameters(config: Config) -> int:
     """Trained numbers of the network, without the puzzle table, and without making them."""
     layer, D = sum(out * k for out, k in shapes(config).values()), config.dim
-    positions = config.length * D if config.position == "learned" else 0
-    return config.layers * layer + 2 * config.vocab_size * D + positions + 2 * D + 2
+    return config.layers * layer + 2 * config.vocab_size * D + 2 * D + 2
 
 
 def dry_run(config: Config, gpus: int, price: float) -> None:

@@ -34,7 +34,7 @@ def test_alone(tmp_path):
     assert tree(tmp_path) == before and not stderr
 
 
-@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize("restarts", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_two_processes(restarts, tmp_path):
     done = torchrun(2, ROOT / "train.py", *WORDS, "--out", tmp_path / "run", restarts=restarts)
     said = figures(done.stdout)

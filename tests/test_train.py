@@ -1,4 +1,4 @@
-"""Whole programs, as a user runs them: train.py and evaluate.py in processes of their own."""
+"""Whole programs, train.py and evaluate.py, the whole way."""
 import csv
 import dataclasses
 import json
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tinytrm
-from conftest import ROOT, SMALL, TORCHRUN, program, run
+from conftest import ROOT, SMALL, TORCHRUN, process, program, run
 from data import maze, sudoku
 from support import cost, tasks
 from support.presets import PRESETS
@@ -58,12 +58,13 @@ def test_same_command_same_weights(trained, csv_folder, tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_one_csv_is_split_and_the_split_is_found_again(csv_folder, tmp_path):
+def test_one_csv_is_split_and_the_split_is_found_again(csv_folder, tmp_path, monkeypatch):
     """What was trained on is never scored by a later evaluation without a word."""
     mine, out = tmp_path / "mine.csv", tmp_path / "run"
     shutil.copy(csv_folder / "train.csv", mine)
-    stdout, _ = program("train.py", "--data", "mine.csv", "--out", out, "--steps", 2, *SMALL,
-                        cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    stdout, _ = program("train.py", "--data", "mine.csv", "--out", out, "--steps", 2, *SMALL)
+    monkeypatch.chdir(ROOT)
     assert "54 training" in stdout and "6 held out" in stdout
     about = tinytrm.load(out).extra["about"]
     assert about["data"] == str(mine.resolve()), "found from anywhere"
@@ -242,7 +243,7 @@ def arc_run(tmp_path_factory):
 
 
 def test_arc_the_whole_way(arc_run, tmp_path):
-    stdout, _ = program("evaluate.py", arc_run, "--json", "--submission", tmp_path / "sub.json",
+    stdout, _ = process("evaluate.py", arc_run, "--json", "--submission", tmp_path / "sub.json",
                         cwd=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["sub.json"], "evaluation writes nothing else"
     result, model = json.loads(stdout), tinytrm.load(arc_run)
@@ -334,7 +335,7 @@ def test_record_of_a_run_cut_into_pieces(csv_folder, tmp_path):
     """`--resume auto` begins, then goes on; the record has the figures and the whole time."""
     words = ["--data", csv_folder, "--out", tmp_path / "run", "--resume", "auto", *SMALL]
     program("train.py", *words, "--steps", 10)
-    stdout, _ = program("train.py", *words, "--steps", 30, "--record", tmp_path / "records")
+    stdout, _ = process("train.py", *words, "--steps", 30, "--record", tmp_path / "records")
     assert "resumed" in stdout and "trained   20 steps" in stdout
     with open(tmp_path / "records/sudoku6-seed0.csv", newline="") as file:
         rows = list(csv.DictReader(file))
