@@ -194,15 +194,14 @@ class Layer(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """(L, B, D) -> (L, B, D), in the dtype of h."""
         if self.config.mixer == "mlp":
-            gate, up = self.mix_in.to(h.dtype).chunk(2)
             s = h.flatten(1)  # (L, B * D): features and puzzles side by side, all mixed alike
-            s = s + self.mix_out.to(h.dtype) @ (F.silu(gate @ s) * (up @ s))
+            gate, up = (self.mix_in.to(s.dtype) @ s).chunk(2)
+            s = torch.addmm(s, self.mix_out.to(s.dtype), F.silu(gate) * up)  # s + mix_out @ ...
             h = rms_norm(s, dim=0).view_as(h)  # the norm, too, is along the sequence
         else:
             h = rms_norm(h + self.attention(h))
-        gate, up = self.gate_up.to(h.dtype).chunk(2)
-        inner = F.silu(F.linear(h, gate)) * F.linear(h, up)
-        return rms_norm(h + F.linear(inner, self.down.to(h.dtype)))
+        gate, up = F.linear(h, self.gate_up.to(h.dtype)).chunk(2, -1)
+        return rms_norm(h + F.linear(F.silu(gate) * up, self.down.to(h.dtype)))
 
     def attention(self, h: Tensor) -> Tensor:
         """Self-attention, every position sees all: (L, B, D) -> (L, B, D)."""
@@ -472,7 +471,7 @@ def evaluate(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool 
     """exact_accuracy (whole puzzles) and cell_accuracy, 0..1, after `steps` steps (default:
     eval_steps), by_step (exact accuracy after each), mean_steps, puzzles (their number). Processes
     share the work; each puzzle counts once. Raises ValueError."""
-    sums = torch.zeros(steps or model.config.eval_steps, 3, device=model.y_init.device)
+    sums = torch.zeros(max(1, steps or model.config.eval_steps), 3, device=model.y_init.device)
     for inputs, labels, ids in batches(model, puzzles, steps, batch_size, *ranks()):
         for step, (answers, _, used) in enumerate(think(model, inputs, ids, steps, halt)):
             share = ((answers == labels) & (labels > 0)).sum(1) / (labels > 0).sum(1)

@@ -14,8 +14,9 @@ OFFICIAL_NAMES = {  # theirs -> ours; applied in this order
     "_orig_mod.": "", "model.inner.": "", "L_level.": "", "H_init": "y_init", "L_init": "z_init",
     "embed_tokens.embedding_weight": "token_embedding", "puzzle_emb.weights": "puzzle_table",
     "lm_head.weight": "output_weight", "q_head.weight": "halt_weight", "q_head.bias": "halt_bias",
-    "self_attn.qkv_proj.weight": "mix_in", "self_attn.o_proj.weight": "mix_out",
-    "mlp_t.gate_up_proj.weight": "mix_in", "mlp_t.down_proj.weight": "mix_out", "mlp.gate_up_proj.weight": "gate_up",
+    "self_attn.qkv_proj.weight": "mix_in",
+    "self_attn.o_proj.weight": "mix_out", "mlp_t.gate_up_proj.weight": "mix_in",
+    "mlp_t.down_proj.weight": "mix_out", "mlp.gate_up_proj.weight": "gate_up",
     "mlp.down_proj.weight": "down"}
 CELLS = dict(sudoku=81, maze=900, arc1=900, arc2=900)
 
@@ -42,14 +43,13 @@ def load_official(source: dict | str | Path, *, seq_len: int, n: int, T: int, **
         (V, D), mix_out = weights["token_embedding"].shape, weights["layers.0.mix_out"]
     except KeyError as e:
         raise ValueError(f"{where}: no {e} in it: not a checkpoint of the authors' TRM") from None
-    if any("embed_pos" in key for key in weights):
-        raise ValueError(f"{where}: has learned position embeddings, which TinyTRM does not have")
+    if "embed_pos.embedding_weight" in weights:
+        raise ValueError(f"{where}: has learned positions, which this model does not")
     mlp = mix_out.shape != (D, D)
     length = len(mix_out) if mlp else seq_len + fields.get("puzzle_tokens", 16)
     weights.setdefault("puzzle_table", torch.zeros(1, D))
     sizes = dict(vocab_size=V, dim=D, seq_len=seq_len, n=n, T=T, puzzle_tokens=length - seq_len,
-                 mixer="mlp" if mlp else "attention",
-                 num_puzzles=len(weights["puzzle_table"]),
+                 mixer="mlp" if mlp else "attention", num_puzzles=len(weights["puzzle_table"]),
                  layers=sum(key.endswith(".down") for key in weights))
     model = TRM(Config(**{**sizes, **fields}))
     try:

@@ -40,11 +40,10 @@ def ours(official: str) -> str:
 def load_golden(path):
     golden = np.load(path)
     c = json.loads(str(golden["config_json"]))
-    position = c["pos_encodings"] if c["pos_encodings"] in ("rope", "learned") else "none"
     model = load_official(
         make_weights(json.loads(str(golden["weights_json"]))), seq_len=c["seq_len"],
         n=c["L_cycles"], T=c["H_cycles"], heads=c["num_heads"], expansion=c["expansion"],
-        position=position, puzzle_tokens=c["puzzle_emb_len"], N_sup=c["halt_max_steps"],
+        puzzle_tokens=c["puzzle_emb_len"], N_sup=c["halt_max_steps"],
         batch_size=c["batch"], halt_exploration=c["halt_exploration_prob"], dtype="float32")
     return golden, c, model
 
