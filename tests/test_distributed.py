@@ -291,7 +291,7 @@ def kill_and_resume(processes, steps, kills, folder, out, rng):
 
 
 @pytest.mark.parametrize("processes, steps, kills", [
-    (1, 400, 1), pytest.param(1, 2000, 20, marks=slow), pytest.param(2, 2000, 20, marks=slow)])
+    (1, 200, 1), pytest.param(1, 2000, 20, marks=slow), pytest.param(2, 2000, 20, marks=slow)])
 def test_killed_at_random_and_resumed_is_bit_identical(processes, steps, kills, csv_folder,
                                                        uninterrupted, tmp_path):
     out = tmp_path / "run"

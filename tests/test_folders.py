@@ -123,6 +123,9 @@ def test_the_default_folder_moves_aside(done):
     assert tree(done.with_name("run-1")) == before
     with entered(done, False, None, False) as (_, said):
         assert not said, "an empty folder need not move"
+        checkpoint(done, 3)
+    with entered(done, False, None, False) as (_, said):
+        assert "run-2" in said and tree(done.with_name("run-1")) == before
 
 
 def test_one_run_at_a_time(done):
