@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, tiny, toy_puzzles
 
 import tinytrm
+from conftest import ROOT, tiny, toy_puzzles
 from support.official import OFFICIAL_NAMES, load_official
 from support.presets import PRESETS
 from tinytrm import TRM, Config, Puzzles, State
