@@ -421,10 +421,10 @@ def update(state: State, puzzle_grads: Tensor) -> None:
     if ranks()[1] > 1:
         for p in model.parameters():
             dist.all_reduce(p.grad)
-        every = [t.new_empty(ranks()[1], *t.shape) for t in (ids, puzzle_grads)]
-        for all_of_them, mine in zip(every, (ids, puzzle_grads)):
-            dist.all_gather_into_tensor(all_of_them, mine)
-        ids, puzzle_grads = (t.flatten(0, 1) for t in every)
+        every = [[torch.empty_like(t) for _ in range(ranks()[1])] for t in (ids, puzzle_grads)]
+        for parts, mine in zip(every, (ids, puzzle_grads)):
+            dist.all_gather(parts, mine)  # in the order of the ranks
+        ids, puzzle_grads = map(torch.cat, every)
     factor = lr_factor(config, state.step)
     state.optimizer.param_groups[0]["lr"] = config.lr * factor
     state.optimizer.step()

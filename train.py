@@ -200,8 +200,11 @@ def prepare(args: argparse.Namespace, config: Config) -> Task:
         return task
     every, task.test = len(task.test), sample(task.test, args.eval_puzzles or 1000)
     if len(task.test) < every:
-        task.remarks.append(f"evaluated on a fixed sample of {len(task.test):,} of {every:,} "
-                            "held-out puzzles")
+        task.remarks.append(f"a fixed sample of {len(task.test):,} of {every:,} held-out puzzles")
+    several = (task.solutions(task.test.inputs) > 1).sum() if task.solutions else 0
+    if several:
+        task.remarks.append(f"{several:,} of the held-out puzzles have several solutions; only the "
+                            "labelled one counts as right")
     known = copies(task)
     if known:
         said = f"{known:,} of {len(task.test):,} held-out puzzles are symmetric copies of training "
@@ -251,6 +254,9 @@ def headline(task: Task, state: State) -> str:
     held = f"{len(task.test):,} held out" if task.test else f"{len(task.corpus.asked)} tasks asked"
     lines = [f"model     {parameters:,} parameters{table}, {config.mixer} mixer, {where}",
              f"data      {len(task.train):,} training examples, {held}: {task.about['data']}"]
+    r, c = task.about.get("box") or (0, 0)
+    if r != c:
+        lines.append(f"          boxes of {r} rows and {c} columns taken for granted")
     return "\n".join(lines + [f"          {remark}" for remark in task.remarks])
 
 

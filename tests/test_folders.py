@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from conftest import ROOT, SMALL, begin, program, run, tiny, toy_puzzles, tree
+from conftest import SMALL, begin, program, tiny, toy_puzzles, tree
 from support import folders
 from support.checkpoints import write_checkpoint
 from support.folders import check_folder, checkpoints, entered, locked
@@ -123,6 +123,9 @@ def test_the_default_folder_moves_aside(done):
     assert tree(done.with_name("run-1")) == before
     with entered(done, False, None, False) as (_, said):
         assert not said, "an empty folder need not move"
+        checkpoint(done, 3)
+    with entered(done, False, None, False) as (_, said):
+        assert "run-2" in said and tree(done.with_name("run-1")) == before
 
 
 def test_one_run_at_a_time(done):
@@ -161,14 +164,13 @@ def test_another_preset_or_a_rerun_loses_nothing(tmp_path):
 
 
 def test_two_programs_in_one_folder(csv_folder, tmp_path):
-    words = [sys.executable, ROOT / "train.py", "--data", csv_folder, "--out", tmp_path / "run",
+    words = [sys.executable, "train.py", "--data", csv_folder, "--out", tmp_path / "run",
              *SMALL, "--steps", 100_000, "--save_every", 10]
     p, begun = begin(words), time.time()
     while not checkpoints(tmp_path / "run"):
         assert time.time() - begun < 60 and p.poll() is None
         time.sleep(0.05)
-    second = run([*words, "--resume"])
-    assert second.returncode == 2 and "another run is at work" in second.stderr
+    assert "another run is at work" in program(*words[1:], "--resume", code=2)[1]
     p.send_signal(signal.SIGTERM)
     assert p.wait(timeout=30) == 128 + signal.SIGTERM
 

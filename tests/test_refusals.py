@@ -154,6 +154,10 @@ def test_models_that_are_not_what_they_seem(trained, tmp_path, refused):
     tinytrm.save(tmp_path / "nan.pt", model, about=model.extra["about"])
     assert "nan.pt" in refused("evaluate.py", tmp_path / "nan.pt")
     assert "no such model" in refused("evaluate.py", tmp_path / "nothing")
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / "model.pt").unlink()
+    line = refused("evaluate.py", tmp_path / "run")
+    assert "the run has not ended, but there is" in line and "checkpoint-00000025" in line
 
 
 # ------------------------------------------------------------------------------------------------
