@@ -158,9 +158,9 @@ def run(args: argparse.Namespace, config: Config) -> None:
     join_processes(device)
     cost.fits_in_memory(config, device)
     out = args.out or Path("runs") / args.preset
-    folder = out, args.out is not None, args.resume, args.overwrite
+    given, start = args.out is not None, None
     if not args.rehearse:
-        from_rank_0(check_folder, *folder)
+        start = from_rank_0(check_folder, out, given, args.resume, args.overwrite)
     if args.record:
         check_record(args.record)
     task = rank_0_first(prepare, args, config)
@@ -168,6 +168,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
                         args.log_seconds, args.price)
     with cost.advice_on_memory(1, ""):
         state = State(task.config, device)
+    remark = read_checkpoint(start, state, task.about) if start else ""
     if ranks()[0] == 0:
         say(headline(task, state))
     if cost.wants_compilation(args.compile, device):
@@ -176,13 +177,12 @@ def run(args: argparse.Namespace, config: Config) -> None:
     if args.rehearse:
         return rehearse(task, state, out, schedule)
 
-    with entered(*folder) as (start, said):
-        if start:
-            remark = read_checkpoint(start, state, task.about)
-            said += f"resumed   {start}, step {state.step:,}{remark}\n"
+    with entered(out, given, start, args.overwrite) as said:
         if ranks()[0] == 0:
-            start_metrics(out / "metrics.csv", state.step)
+            if start:
+                said += f"resumed   {start}, step {state.step:,}{remark}\n"
             say(said, end="")
+            start_metrics(out / "metrics.csv", state.step)
         begun, first, monitor = time.time(), state.step, Monitor(out, task, schedule)
         with signals.later(), cost.advice_on_memory(cost.pieces(config), "--micro_batch"):
             tinytrm.train(task.config, task.train, state=state, on_step=monitor)
