@@ -93,6 +93,15 @@ def test_signals_wait_where_somebody_looks(handlers):
         signal.raise_signal(signal.SIGHUP)
 
 
+def test_a_signal_is_no_failing_compiler(handlers, monkeypatch):
+    """The compiler runs for a minute, in an `except Exception`."""
+    monkeypatch.setattr(torch, "compile", lambda net, **_: lambda h: signal.raise_signal(15))
+    monkeypatch.setattr(console, "signals", console.Signals())
+    console.signals.heed()
+    with pytest.raises(console.Stopped):
+        cost.compile_net(tinytrm.TRM(tiny()), 2)
+
+
 def test_nohup_is_respected(handlers):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     console.Signals().heed()
