@@ -202,7 +202,7 @@ def compile_net(model: tinytrm.TRM, batch: int, training: bool = True) -> bool:
         with torch.no_grad():
             model.net(h)
         if training:
-            model.net(h).float().sum().backward()
+            model.net(h.requires_grad_()).float().sum().backward()  # as in training: x learns, too
             model.zero_grad()
     except Exception as e:  # torch names the reasons by a dozen classes
         if out_of_memory(e):
