@@ -1,5 +1,7 @@
-"""The paper's settings, which are the defaults of Config, and laptop-sized ones. Of mazes and ARC the
-paper says n = 6; n = 4 is the L_cycles of the authors' README."""
+"""The paper's settings, which are the defaults of Config, and laptop-sized ones.
+
+For mazes and ARC the paper says n = 6; n = 4 is the L_cycles of the authors' README.
+"""
 from __future__ import annotations
 
 from typing import Any, NamedTuple
