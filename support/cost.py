@@ -168,7 +168,8 @@ def describe_device(device: torch.device) -> str:
     """The name of the hardware."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = torch.cpu.get_capabilities().get("cpu_name", "")
+    can: dict = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 cannot say
+    name = can.get("cpu_name", "")
     return f"{device.type}" + (f" ({name})" if name and device.type == "cpu" else "")
 
 
