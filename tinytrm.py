@@ -198,7 +198,7 @@ class Layer(nn.Module):
             s = h.flatten(1)  # (L, B * D): features and puzzles side by side, all mixed alike
             gate, up = (self.mix_in.to(s.dtype) @ s).chunk(2)
             s = torch.addmm(s, self.mix_out.to(s.dtype), F.silu(gate) * up)  # s + mix_out @ ...
-            h = rms_norm(s, dim=0).view_as(h)  # normalized along the sequence, too, as by the authors
+            h = rms_norm(s, dim=0).view_as(h)  # this norm is along the sequence, too
         else:
             h = rms_norm(h + self.attention(h))
         gate, up = F.linear(h, self.gate_up.to(h.dtype)).chunk(2, -1)
@@ -449,7 +449,7 @@ def think(model: TRM, inputs: Tensor, ids: Tensor, steps: int | None = None,
     a puzzle whose q > 0 keeps its answer and costs nothing more. Without, every puzzle takes all
     steps (default: eval_steps), as in the authors' evaluation."""
     (y, z), active = model.start(len(inputs)), torch.arange(len(inputs), device=inputs.device)
-    answers, q, used = torch.zeros_like(inputs), active.float(), active.clone()  # overwritten in step 1
+    answers, q, used = torch.zeros_like(inputs), active.float(), active.clone()  # placeholders
     for step in range(1, 1 + (steps or model.config.eval_steps)):
         if len(active):  # the puzzles still thought about
             y, z, logits, now = model(inputs[active], model.puzzle_table[ids[active]], y, z)
