@@ -11,13 +11,17 @@ assets/thinking.gif, from notebooks/models/sudoku6.pt.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.axes import Axes
 from matplotlib.patches import Polygon, Rectangle
+from numpy.typing import ArrayLike
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `import draw` also makes tinytrm importable
@@ -48,7 +52,9 @@ def _cells(side: int):
     return ((i, i % side, i // side) for i in range(side * side))
 
 
-def sudoku(ax, inputs, answer=None, labels=None, previous=None, title="", shade=None, box=None):
+def sudoku(ax: Axes, inputs: ArrayLike, answer: ArrayLike | None = None,
+           labels: ArrayLike | None = None, previous: ArrayLike | None = None, title: str = "",
+           shade: ArrayLike | None = None, box: tuple[int, int] | None = None) -> None:
     """Draw one Sudoku on a matplotlib axis.
 
     inputs, answer, labels, previous: tokens (cells,); answer None draws the question alone. With
@@ -82,7 +88,9 @@ def sudoku(ax, inputs, answer=None, labels=None, previous=None, title="", shade=
         ax.plot([k, k], [0, side], color=INK, lw=1.6 if k % columns == 0 else 0.4)
 
 
-def maze(ax, inputs, answer=None, labels=None, previous=None, title=""):
+def maze(ax: Axes, inputs: ArrayLike, answer: ArrayLike | None = None,
+         labels: ArrayLike | None = None, previous: ArrayLike | None = None,
+         title: str = "") -> None:
     """Draw one maze: walls dark, S and G, the path as dots; wrong dots are struck through.
 
     inputs, answer, labels: tokens (cells,), 1 wall, 2 free, 3 start, 4 goal, 5 path. With labels,
@@ -108,7 +116,7 @@ def maze(ax, inputs, answer=None, labels=None, previous=None, title=""):
     ax.add_patch(Rectangle((0, 0), side, side, fill=False, ec=INK, lw=1.2))
 
 
-def arc(ax, grid, title="", digits=True):
+def arc(ax: Axes, grid: ArrayLike, title: str = "", digits: bool = True) -> None:
     """Draw one ARC grid (rows, columns) of colours 0..9, each with its digit. A grid without cells
     leaves the place empty."""
     grid = np.asarray(grid)
@@ -122,7 +130,7 @@ def arc(ax, grid, title="", digits=True):
                     fontsize=min(9, 50 / max(grid.shape)))
 
 
-def tokens(ax, grid, title=""):
+def tokens(ax: Axes, grid: ArrayLike, title: str = "") -> None:
     """Draw a grid (rows, columns) of tokens as plain numbers; padding (0) is pale, 1 is hatched."""
     grid = np.asarray(grid)
     _board(ax, *grid.shape, title)
@@ -137,7 +145,8 @@ def tokens(ax, grid, title=""):
 # Several grids
 
 
-def row(draw, *pictures, columns=6, size=1.9, **options):
+def row(draw: Callable, *pictures: tuple, columns: int = 6, size: float = 1.9,
+        **options: Any) -> None:
     """Grids side by side, in rows of `columns`. Each of the pictures is (title, what `draw` gets);
     `draw` is `sudoku`, `maze`, `arc` or `tokens`, and the options are passed on to it."""
     columns = min(columns, len(pictures))
@@ -150,7 +159,8 @@ def row(draw, *pictures, columns=6, size=1.9, **options):
         draw(ax, *arguments, title=title, **options)
 
 
-def strip(draw, inputs, answers, labels=None, titles=None, columns=6, size=1.9):
+def strip(draw: Callable, inputs: ArrayLike, answers: Sequence, labels: ArrayLike | None = None,
+          titles: list[str] | None = None, columns: int = 6, size: float = 1.9) -> None:
     """One picture for each of the answers (steps, cells) to the question `inputs` (cells,), changed
     cells framed. `draw` is `sudoku` or `maze`."""
     titles = titles or [f"step {k + 1}" for k in range(len(answers))]
@@ -159,7 +169,9 @@ def strip(draw, inputs, answers, labels=None, titles=None, columns=6, size=1.9):
     row(draw, *pictures, columns=columns, size=size)
 
 
-def animate(path, draw, inputs, answers, labels=None, titles=None, size=3.2, seconds=0.9):
+def animate(path: Path, draw: Callable, inputs: ArrayLike, answers: Sequence,
+            labels: ArrayLike | None = None, titles: list[str] | None = None, size: float = 3.2,
+            seconds: float = 0.9) -> None:
     """Write the same pictures as an animated GIF; the question comes first, the last stays."""
     figure, ax = plt.subplots(figsize=(size, size + 0.3))
     last = len(answers)
@@ -182,14 +194,15 @@ def animate(path, draw, inputs, answers, labels=None, titles=None, size=3.2, sec
 # Curves and tables
 
 
-def mean(ax, x, values, fmt="o", color=BLUE):
+def mean(ax: Axes, x: float | str, values: ArrayLike, fmt: str = "o", color: str = BLUE) -> None:
     """The mean of the values (K,) at x, a number or a name, with a bar of one standard error each
     way. For booleans that is a share p and sqrt(p * (1 - p) / K)."""
     error = np.std(values) / len(values) ** 0.5
     ax.errorbar(x, np.mean(values), error, fmt=fmt, color=color, capsize=3)
 
 
-def calibration(ax, belief, right, title="", edges=(0, 0.15, 0.3, 0.5, 0.7, 0.9, 1)):
+def calibration(ax: Axes, belief: np.ndarray, right: np.ndarray, title: str = "",
+                edges: Sequence[float] = (0, 0.15, 0.3, 0.5, 0.7, 0.9, 1)) -> None:
     """Share right against belief, for the answers of each bin between two edges.
 
     belief (K,) 0..1, right (K,) booleans. Beside each point the number K of its answers. The bars
@@ -208,14 +221,15 @@ def calibration(ax, belief, right, title="", edges=(0, 0.15, 0.3, 0.5, 0.7, 0.9,
     ax.label_outer()
 
 
-def powers_of_two(ax, numbers, label):
+def powers_of_two(ax: Axes, numbers: ArrayLike, label: str) -> None:
     """A logarithmic x axis with ticks at these numbers only."""
     ax.set(xscale="log", xlabel=label)
     ax.set_xticks(numbers, numbers)
     ax.minorticks_off()
 
 
-def percentages(shares, rows, columns, ylabel, xlabel):
+def percentages(shares: np.ndarray, rows: Sequence[str], columns: Sequence[str], ylabel: str,
+                xlabel: str) -> None:
     """A table of shares (R, C), 0..1, between the names of its rows (R,) and columns (C,)."""
     _, ax = plt.subplots(figsize=(0.62 * len(columns), 0.55 * len(rows)))
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -227,7 +241,8 @@ def percentages(shares, rows, columns, ylabel, xlabel):
         ax.text(x, y, f"{share:.0%}", ha="center", va="center", color=ink)
 
 
-def timeline(ax, steps, early, first=0, title="", slots=10, width=18):
+def timeline(ax: Axes, steps: np.ndarray, early: np.ndarray, first: int = 0, title: str = "",
+             slots: int = 10, width: int = 18) -> None:
     """Which puzzle is in which slot: the first `slots` slots, from optimizer step `first` on.
 
     steps (optimizer steps, slots): how many supervision steps each slot's puzzle has had, so that 1
@@ -254,7 +269,7 @@ def timeline(ax, steps, early, first=0, title="", slots=10, width=18):
 # The three loops
 
 
-def loops():
+def loops() -> None:
     """The three nested loops, N_sup supervision steps of T cycles of n + 1 calls: values along
     solid arrows, the gradient along dashed ones, and bars where it ends."""
     _, ax = plt.subplots(figsize=(9.5, 5.6))
@@ -331,7 +346,7 @@ def loops():
 # The README's animation
 
 
-def answers_by_cycle(model, inputs, steps):
+def answers_by_cycle(model: Any, inputs: torch.Tensor, steps: int) -> np.ndarray:
     """Decode y after every cycle, T times per supervision step: inputs (B, cells) tokens ->
     answers (steps * T, B, cells)."""
     (y, z), answers = model.start(len(inputs)), []
@@ -344,17 +359,17 @@ def answers_by_cycle(model, inputs, steps):
 
 
 def main() -> None:
-    """The README's animation: among 500 fresh puzzles one that takes about eight cycles."""
+    """The README's animation: among 2000 fresh puzzles one that takes about eight cycles."""
     import tinytrm
     from data import sudoku as puzzles
 
     model = tinytrm.load(ROOT / "notebooks/models/sudoku6.pt")
-    inputs, labels = puzzles.generate(500, (2, 3), seed=7)
-    answers = answers_by_cycle(model, torch.from_numpy(inputs.astype(np.int64)), 6)
+    inputs, labels = puzzles.generate(2000, (2, 3), seed=7)
+    answers = answers_by_cycle(model, torch.from_numpy(inputs.astype(np.int64)), 16)
     wrong = (answers != labels).sum(2)  # (cycles, puzzles)
     needed = np.where(wrong[-1] == 0, (wrong > 0).sum(0), 0)  # cycles before it stays right
     i = int(np.abs(needed - 8).argmin())
-    frames = answers[: needed[i] + 1, i]
+    frames = answers[:needed[i] + 1, i]
     titles = [f"cycle {k + 1}: {w} wrong" if (w := (a != labels[i]).sum()) else
               f"cycle {k + 1}: solved" for k, a in enumerate(frames)]
     path = ROOT / "assets/thinking.gif"
