@@ -3,8 +3,8 @@
     write_page(path, [collect("mine", task, model, score(task, model))])
     write_page(path, [look("mine", model, Puzzles(inputs, labels))])  # without train.py
 
-Here is what the page shows; report.html beside this file shows it. Nothing of the data becomes
-markup: it travels as JSON with every <, > and & escaped, and the page only ever sets text.
+Here is what the page shows; report.html and report.js show it. Nothing of the data becomes markup:
+it travels as JSON with every <, > and & escaped, and the script only ever sets text.
 """
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support.scoring import score
 from support.tasks import Task
 from tinytrm import TRM, Puzzles, ranks
 
-TEMPLATE = Path(__file__).with_suffix(".html")
+PAGE, SCRIPT = (Path(__file__).with_suffix(suffix) for suffix in (".html", ".js"))
 THOUGHT, SHOWN = 1000, 100  # puzzles thought through for the charts; those of them to look at
 SIZE = 2_000_000  # characters of grids in a page at most; the page stays below 3 MB
 BINS = 10  # of the belief sigmoid(q)
@@ -244,8 +244,9 @@ def write_page(path: Path, runs: Sequence[Run]) -> None:
     text = json.dumps(finite(data), separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
+    page, script = (file.read_text(encoding="utf-8") for file in (PAGE, SCRIPT))
     with replacing(path) as file:
-        file.write(TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", text).encode())
+        file.write(page.replace("{{script}}", script).replace("{{data}}", text).encode())
 
 
 def group(runs: Sequence[Run], size: int) -> dict:
