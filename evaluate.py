@@ -151,7 +151,8 @@ def run(args: argparse.Namespace) -> None:
         if not path.exists():
             raise ValueError(f"{path}: no such run")
     pages = [one(args, device)]
-    for args.run in args.beside:
+    for path in args.beside:
+        args.run = path
         pages.append(one(args, device))
     if args.html and ranks()[0] == 0:
         write_page(args.html, pages)

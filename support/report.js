@@ -1,5 +1,5 @@
 "use strict";
-// The script of report.html. support/report.py says what is in `groups`: puzzles, and the runs that thought about them.
+// The script of report.html. support/report.py says what is in `groups`: puzzles, and runs that thought about them.
 const groups = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
 
@@ -107,7 +107,7 @@ function board(g, caption, o, big = false, sizes = [o.a || o.x]) {
   for (let k = 0; k <= rows && !o.whole; k++)
     svg.append(el("path", {class: kind(k, down), d: `M0 ${10 * k}H${10 * columns}`}));
   svg.append(...above);
-  return el("figure", {style: `width: ${Math.max(9 * caption.length, size)}px`}, el("figcaption", {}, caption), svg);
+  return el("figure", {style: `width: ${Math.max(9.5 * caption.length, size)}px`}, el("figcaption", {}, caption), svg);
 }
 
 /** The answer in letters, x before what is wrong: to be read aloud, or copied. */
@@ -236,7 +236,7 @@ function tiles(r) {
              [percent(r.counts.sure / n), "sure at the end, but wrong"]);
   }
   const tile = ([big, small]) => el("div", {}, el("b", {}, big), el("small", {}, small));
-  return el("section", {"aria-label": r.name}, el("h3", {}, r.name), el("div", {class: "tiles"}, ...all.map(tile)),
+  return el("div", {}, el("h2", {class: "name"}, r.name), el("div", {class: "tiles"}, ...all.map(tile)),
             ...r.remarks.map(text => el("p", {class: "soft"}, text)));
 }
 function nameOf({kind, columns, cells}) {
@@ -260,15 +260,16 @@ function showGroup(k) {
     (all ? "." : ", chosen so that wrong and slow ones are among them.") +
     (some.thought < some.total ? ` The charts of q come from ${whole(some.thought)} of them all.` : "") +
     (g.kind === "arc" ? " ✓ and ✗ in the list judge the vote; the steps are those of the plain copy." : "");
-  $("legend").replaceChildren(
-    ...g.kind === "maze" ? [key("given", "S", "start, goal"), key("right", sign, "path"), key("", "○", "missed")] :
-       g.kind === "arc" ? [key("", "┄", "no cell")] : [key("given", sign, "given"), key("right", sign, "answered")],
-    key("wrong", sign, "wrong"), key("changed", sign, "changed in this step"));
+  const signs = {maze: [["wall", "", "wall"], ["given", "S", "start, goal"], ["right", "●", "path"],
+                        ["", "○", "missed"]],
+                 arc: [["", "┄", "no cell"]]}[g.kind] || [["given", "3", "given"], ["right", "3", "answered"]];
+  $("legend").replaceChildren(...[...signs, ["wrong", sign, "wrong"], ["changed", sign, "changed in this step"]].map(
+    some => key(...some)));
   $("names").replaceChildren(...g.runs.length > 1 ? g.runs.map(keyOf) : []);
   $("charts").replaceChildren(...charts(g));
   const pairs = r => r.facts.flatMap(([what, much]) => [el("dt", {}, what), el("dd", {}, much)]);
-  $("facts").replaceChildren(...g.runs.map(r => el("section", {class: "panel", "aria-label": r.name},
-                                                   el("h3", {}, r.name), el("dl", {}, ...pairs(r)))));
+  $("facts").replaceChildren(...g.runs.map(r => el("div", {class: "panel"}, el("h3", {}, r.name),
+                                                   el("dl", {}, ...pairs(r)))));
   $("step").max = Math.max(...g.runs.map(r => r.steps));
   $("filters").replaceChildren($("filters").firstElementChild, ...FILTERS.map(([mark, sign, text]) => {
     const count = choose(mark).length, box = el("input", {type: "radio", name: "filter", value: mark});

@@ -24,14 +24,14 @@ from data.files import replacing
 from support import cost
 from support.monitor import read_metrics
 from support.processes import device_of
-from support.scoring import score
 from support.tasks import Task
-from tinytrm import TRM, Puzzles, ranks
+from tinytrm import TRM, Puzzles
 
 PAGE, SCRIPT = (Path(__file__).with_suffix(suffix) for suffix in (".html", ".js"))
 THOUGHT, SHOWN = 1000, 100  # puzzles thought through for the charts; those of them to look at
 SIZE = 2_000_000  # characters of grids in a page at most; the page stays below 3 MB
 BINS = 10  # of the belief sigmoid(q)
+DIGITS = np.array(list("0123456789abcdefghijklmnopqrstuvwxyz"))
 
 
 @dataclass
@@ -93,7 +93,7 @@ def collect(name: str, task: Task, model: TRM, result: dict, votes: arc.Votes | 
     ways = right.astype(np.uint8)
     for judge in task.judges.values():
         ways[np.stack([judge(inputs, a, labels) for a in answers]) & ~right] = 2
-    won = ways[-1] > 0
+    won = np.greater(ways[-1], 0)
     if votes:  # the vote is what counts
         won = np.array([any(a["right"] for a in m["attempts"]) for m in asked.more])
     marks = judged(won, right, q, known)
@@ -122,12 +122,12 @@ def thoughts(model: TRM, inputs: np.ndarray, ids: np.ndarray, steps: int, batch_
 
 def asked_arc(task: Task, votes: arc.Votes | None, most: int) -> Asked:
     """The plain copy of each test input; with it examples and the first two attempts."""
-    side, found = math.isqrt(task.config.seq_len), []
+    side, found = math.isqrt(task.config.seq_len), list[tuple]()
     tokens = lambda grid: arc.encode(grid, side=side)
     for one in task.corpus.asked:
         for i, (question, answer) in enumerate(one.tests):
-            more = dict(examples=[[pack(tokens(g)) for g in pair] for pair in one.pairs[:3]],
-                        attempts=[], votes=0)
+            examples = [[pack(tokens(g)) for g in pair] for pair in one.pairs[:3]]
+            more: dict[str, Any] = dict(examples=examples, attempts=[], votes=0)
             if votes:
                 counts = votes.counts.get((one.name, i), {})
                 more["votes"] = sum(n for n, _ in counts.values())
@@ -294,7 +294,8 @@ def pack(tokens: np.ndarray, width: int = 1) -> str:
     """Tokens (cells,) as base-36 numbers of `width` characters each; zeros at the end are left
     out, but for the first token."""
     last = int(np.flatnonzero(tokens).max(initial=0)) + 1
-    return "".join(np.base_repr(t, 36).lower().rjust(width, "0") for t in tokens[:last].tolist())
+    places = 36 ** np.arange(width - 1, -1, -1)
+    return "".join(DIGITS[tokens[:last, None] // places % 36].ravel().tolist())
 
 
 def finite(value: Any) -> Any:
