@@ -93,7 +93,7 @@ function board(g, caption, o, big = false, sizes = [o.a || o.x]) {
     rows = 1 + Math.max(0, ...cells.map(i => Math.floor(i / wide)));
     columns = 1 + Math.max(0, ...cells.map(i => i % wide));
   }
-  const size = Math.min(big ? 400 : 190, columns * (big ? 58 : 32));
+  const size = Math.min((big ? 400 : 190) * (columns > 12 ? 1.5 : 1), columns * (big ? 58 : 32));
   const svg = el("svg", {viewBox: `-.5 -.5 ${10 * columns + 1} ${10 * rows + 1}`, role: "img", class: "board",
                          "aria-label": caption, style: `max-width: ${size}px`}), above = [];
   for (let i = 0; i < g.cells; i++) {

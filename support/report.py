@@ -83,7 +83,7 @@ def collect(name: str, task: Task, model: TRM, result: dict, votes: arc.Votes | 
                       numbers, [{}] * len(rows))
     inputs, labels = asked.inputs, asked.labels
     answers, q = thoughts(model, inputs, asked.ids, steps, batch_size)
-    known = (labels > 0).any(1)  # (N,)
+    known = np.any(labels > 0, axis=1)  # (N,)
     if task.kind == "arc":  # what lies beyond the grid that a prediction shows says nothing
         side = math.isqrt(model.config.seq_len)
         answers = np.stack([[shown(a, side) for a in step] for step in answers])
@@ -93,7 +93,7 @@ def collect(name: str, task: Task, model: TRM, result: dict, votes: arc.Votes | 
     ways = right.astype(np.uint8)
     for judge in task.judges.values():
         ways[np.stack([judge(inputs, a, labels) for a in answers]) & ~right] = 2
-    won = np.greater(ways[-1], 0)
+    won = ways[-1] > 0
     if votes:  # the vote is what counts
         won = np.array([any(a["right"] for a in m["attempts"]) for m in asked.more])
     marks = judged(won, right, q, known)
