@@ -19,9 +19,8 @@ from pathlib import Path
 
 import torch
 
-import tinytrm
 from data.arc import Votes
-from support.checkpoints import about_of
+from support.checkpoints import about_of, load_model
 from support.console import Parser, amount, check_target, count, count_or_none, guarded, say
 from support.cost import advice_on_memory, compile_net, wants_compilation
 from support.official import CELLS, official_task
@@ -125,7 +124,7 @@ def open_model(args: argparse.Namespace, device: torch.device) -> tuple[TRM, Tas
                                     n=args.n, T=args.T,
                                     **{k: v for k, v in fields.items() if v is not None})
     else:
-        model = tinytrm.load(args.run)
+        model = load_model(args.run)
         task = reopen(model, args.data)
     suits(task, args)
     if not all(bool(t.isfinite().all()) for t in model.state_dict().values()):
@@ -190,7 +189,7 @@ def pooled(args: argparse.Namespace, task: Task, model: TRM, how: dict) -> tuple
     """ARC: the votes of the model and of --pool's, and what they come to."""
     votes, seen = vote(task, model, **how)
     for path in args.pool or ():
-        other = tinytrm.load(path)
+        other = load_model(path)
         if about_of(other).get("sha256") != task.about["sha256"]:
             raise ValueError(f"--pool {path}: its puzzle ids are not those of {args.run}")
         other.to(device_of(model))

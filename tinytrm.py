@@ -23,8 +23,8 @@ then its answer, again and again. The defaults are the paper's: the same model, 
         loss(logits, q), backward, one step of the optimizer
         a slot halts after N_sup steps, or as soon as q > 0: "I believe that I am right"
 
-B puzzles, L positions, D features, V tokens. "Step" is always a supervision step; in training, one
-of the optimizer goes with it. NOTE(paper) marks what departs from the paper or the authors' code.
+B puzzles, L positions, D features, V tokens. A "step", unless called latent, is a supervision step;
+in training, one of the optimizer goes with it. NOTE(paper) marks departures from paper and code.
 """
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ import zipfile
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import Literal, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -42,8 +42,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if dist.is_available():  # Imported when processes have met, this would keep their group for ever,
-    import torch.distributed.nn  # and gloo's threads would abort the interpreter when it ends.
+if dist.is_available():  # AdamW needs it. Were it imported after processes have met, it would keep
+    import torch.distributed.nn  # their group for ever, and gloo's threads would abort the exit.
 
 # ---- 1. Configuration ----------------------------------------------------------------------------
 @dataclasses.dataclass
@@ -52,25 +52,25 @@ class Config:
     # the puzzles
     vocab_size: int = 11  # V; token 0 is padding in inputs, "not labelled" in labels
     seq_len: int = 81  # cells of one puzzle
-    num_puzzles: int = 1  # rows of the puzzle table: one if all puzzles follow the same rule
-    puzzle_tokens: int = 16  # positions in front of the cells; all but the first start as zeros
+    num_puzzles: int = 1  # rows of the puzzle table, one per rule: 1 for Sudoku, many for ARC
+    puzzle_tokens: int = 16  # positions before the cells: the rule's row of the table, then zeros
     # the network
     mixer: Literal["mlp", "attention"] = "mlp"  # what mixes positions; mlp for small fixed grids
     dim: int = 512  # D, width of every feature vector
     layers: int = 2  # of the one network
     heads: int = 8  # of attention
-    expansion: float = 4.0  # SwiGLU has three matrices where others have two, so it gets 2/3 of ...
-    width_multiple: int = 256  # ... expansion * width, rounded up to a multiple of this
+    expansion: float = 4.0  # inner width of a SwiGLU: 2/3 of this times the outer one (2/3 since it
+    width_multiple: int = 256  # has three matrices, not two), rounded up to a multiple of this
     # the recursion
     n: int = 6  # latent steps per cycle (the authors' L_cycles)
     T: int = 3  # cycles per supervision step (H_cycles); only the last carries gradient
     N_sup: int = 16  # supervision steps per puzzle at most, in training
-    halt_exploration: float = 0.1  # chance that a slot may only halt from a random step on
+    halt_exploration: float = 0.1  # chance, at each step, that a slot has to go on; see should_halt
     halt_weight: float = 0.5  # weight of the halting loss
     loss: Literal["stablemax", "softmax"] = "stablemax"  # what makes probabilities of logits
     # training
-    batch_size: int = 768  # B, slots that think at the same time, over all processes
-    micro_batch: int = 0  # slots per backward pass and process, if memory asks for it; 0 = all
+    batch_size: int = 768  # slots that think at the same time, over all processes
+    micro_batch: int = 0  # of them per backward pass and process, if memory asks for it; 0 = all
     steps: int = 65104  # supervision steps of every slot, and so steps of the optimizer
     lr: float = 1e-4  # AdamW, betas (0.9, 0.95)
     warmup: int = 2000  # steps of linear warm-up
@@ -85,15 +85,15 @@ class Config:
 
     def __post_init__(self):
         for name, kind in get_type_hints(Config).items():
-            value, choices = getattr(self, name), getattr(kind, "__args__", ())
+            value, choices = getattr(self, name), get_args(kind)  # those of a Literal
             if isinstance(value, np.generic):
                 setattr(self, name, value := value.item())  # a plain number, for `save`
+            if choices and value not in choices:
+                raise ValueError(f"{name} must be one of {choices}, not {value!r}")
             least = int(kind is int and name not in "puzzle_tokens micro_batch warmup seed".split())
             most = 1 if name in ("halt_exploration", "ema") else 2**60
-            if value not in choices if choices else (
-                    not isinstance(value, (int, kind)) or not least <= value <= most):
-                what = choices or f"{kind.__name__} in {least}..{most}"
-                raise ValueError(f"{name} must be {what}, not {value!r}")
+            if not choices and not (isinstance(value, (int, kind)) and least <= value <= most):
+                raise ValueError(f"{name} must be {kind.__name__} in {least}..{most}, not {value}")
         if self.mixer == "attention" and self.dim % (2 * self.heads):
             raise ValueError(f"dim {self.dim} is no multiple of 2 * heads = {2 * self.heads}")
 
@@ -118,10 +118,10 @@ class TRM(nn.Module):
         self.layers = nn.ModuleList(Layer(config, generator) for _ in range(config.layers))
         self.token_embedding, self.output_weight = matrix(V), matrix(V)
         # Two outputs, as in the authors' code; the second, HRM's "continue", is not used.
-        self.halt_weight = nn.Parameter(torch.zeros(2, D))
-        self.halt_bias = nn.Parameter(torch.full((2,), -5.0))  # at first, never sure enough to halt
+        self.q_weight = nn.Parameter(torch.zeros(2, D))
+        self.q_bias = nn.Parameter(torch.full((2,), -5.0))  # at first, never sure enough to halt
         # No parameters: the starts of y and z, random and never learned; and the puzzle table, one
-        # vector per puzzle id, trained by sign-SGD (section 5).
+        # vector per rule, trained by sign-SGD (section 5), since a step touches few of its rows.
         self.y_init, self.z_init = (nn.Buffer(truncated_normal(generator, 1, D)) for _ in "yz")
         self.puzzle_table = nn.Buffer(torch.zeros(config.num_puzzles, D))
 
@@ -147,8 +147,8 @@ class TRM(nn.Module):
         with torch.no_grad():  # brings y and z to a better place to learn from, at no memory
             for _ in range(self.config.T - 1):  # TRY: T = 1
                 y, z = self.latent_recursion(x, y, z)
-        # All n + 1 calls of the last cycle carry gradient, to the weights and through x to the
-        # embeddings. HRM kept the last two calls only (paper, section 4.1).
+        # All n + 1 calls of the last cycle carry gradient (7 of 21, if n = 6 and T = 3), to weights
+        # and embeddings. HRM, which TRM simplifies, kept two calls only (paper, section 4.1).
         y, z = self.latent_recursion(x, y, z)
         # The next step starts from this y and z, but no gradient flows back into this one: each
         # step learns to improve whatever it is given, and memory does not grow with N_sup.
@@ -159,10 +159,10 @@ class TRM(nn.Module):
         return self.deep_recursion(self.embed(inputs, puzzle_rows).to(y.dtype), y, z)
 
     def embed(self, inputs: Tensor, puzzle_rows: Tensor) -> Tensor:
-        """Tokens (B, cells) and puzzle rows (B, D) -> the question x (B, L, D), in float32."""
+        """Tokens (B, cells), puzzle rows (B, D) -> the question x (B, L, D), scaled as y and z."""
         B, P, D = len(inputs), self.config.puzzle_tokens, self.config.dim
         # The row fills the first puzzle token. The zeros behind it are blank space to think in.
-        front = F.pad(puzzle_rows, (0, (P - 1) * D)).view(B, P, D)
+        front = F.pad(puzzle_rows, (0, (P - 1) * D)).view(B, P, D)  # P = 0 cuts the row away
         return math.sqrt(D) * torch.cat([front, F.embedding(inputs, self.token_embedding)], 1)
 
     def start(self, batch: int) -> tuple[Tensor, ...]:
@@ -176,7 +176,7 @@ class TRM(nn.Module):
 
     def halt_head(self, y: Tensor) -> Tensor:
         """q (B,), the logit of "my answer is right": the first position speaks for all."""
-        return F.linear(y[:, 0].float(), self.halt_weight, self.halt_bias)[:, 0]
+        return F.linear(y[:, 0].float(), self.q_weight, self.q_bias)[:, 0]
 
 # ---- 3. One layer of the network -----------------------------------------------------------------
 class Layer(nn.Module):
@@ -186,9 +186,10 @@ class Layer(nn.Module):
         super().__init__()
         L, D, self.config = config.length, config.dim, config
         matrix = lambda out, k: nn.Parameter(truncated_normal(generator, k**-0.5, out, k))
-        inner = config.inner(L)  # below: gate and up, then down; or query, key, value, then output
-        mix = [(2 * inner, L), (L, inner)] if config.mixer == "mlp" else [(3 * D, D), (D, D)]
-        self.mix_in, self.mix_out = (matrix(*shape) for shape in mix)
+        if config.mixer == "mlp":  # along the sequence: gate and up in one, then down
+            self.mix_in, self.mix_out = matrix(2 * config.inner(L), L), matrix(L, config.inner(L))
+        else:  # query, key and value of all heads in one, then the output
+            self.mix_in, self.mix_out = matrix(3 * D, D), matrix(D, D)
         self.gate_up, self.down = matrix(2 * config.inner(D), D), matrix(D, config.inner(D))
 
     def forward(self, h: Tensor) -> Tensor:
@@ -209,10 +210,11 @@ class Layer(nn.Module):
         qkv = F.linear(h, self.mix_in.to(h.dtype)).view(L, B, 3 * self.config.heads, -1)
         q, k, v = qkv.chunk(3, dim=2)  # (L, B, heads, d) each
         q, k, v = (t.permute(1, 2, 0, 3) for t in (rotary(q), rotary(k), v))  # (B, heads, L, d)
+        # The same twice: the backward pass of torch's is five times slower on a CPU in bfloat16.
         if q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu":
-            h = (q @ k.mT * q.shape[-1]**-0.5).softmax(-1) @ v  # there five times as fast as ...
+            h = (q @ k.mT * q.shape[-1]**-0.5).softmax(-1) @ v
         else:
-            h = F.scaled_dot_product_attention(q, k, v)  # ... this, the same
+            h = F.scaled_dot_product_attention(q, k, v)
         return F.linear(h.permute(2, 0, 1, 3).reshape(L, B, D), self.mix_out.to(h.dtype))
 
 def rms_norm(h: Tensor, dim: int = -1) -> Tensor:
@@ -229,12 +231,12 @@ def rotary(h: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(h.dtype)
 
 def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
-    """dtype of the forward pass; "auto" is bfloat16 where the hardware is faster with it."""
-    can = torch.cpu.get_capabilities()  # many emulate it; Intel's without AMX halve their speed
-    fast = can.get("amx_bf16") or can.get("avx512_bf16") and "Intel" not in can["cpu_name"]
-    if device.type != "cpu":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    auto = "bfloat16" if fast else "float32"
+    """dtype of the forward pass; "auto" is bfloat16 where the hardware is faster with it. Many CPUs
+    only emulate it; Intel's with AVX-512 but without AMX are slower than in float32."""
+    can: dict = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 cannot say
+    cpu = can.get("amx_bf16") or (can.get("avx512_bf16") and "Intel" not in can["cpu_name"])
+    cuda = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    auto = "bfloat16" if (cpu if device.type == "cpu" else cuda) else "float32"
     return getattr(torch, auto if config.dtype == "auto" else config.dtype)
 
 def truncated_normal(generator: torch.Generator, std: float, *shape: int) -> Tensor:
@@ -260,21 +262,21 @@ def losses(config: Config, logits: Tensor, q: Tensor, labels: Tensor) -> tuple[T
     log_p = log_stablemax(logits) if config.loss == "stablemax" else logits.log_softmax(-1)
     cell_loss = -log_p.gather(-1, labels[..., None])[..., 0] * labelled
     count = labelled.sum(-1).clamp(min=1)
-    exact = (right | ~labelled).all(-1)  # true, as for the authors, of a row that is all padding
+    exact = (right | ~labelled).all(-1)  # true, as for the authors, of a row without any label
     halting_loss = F.binary_cross_entropy_with_logits(q, exact.float(), reduction="none")
     return cell_loss.sum(-1) / count, halting_loss, (right & labelled).sum(-1) / count, exact
 
 def should_halt(config: Config, q: Tensor, steps: Tensor, explore: Tensor) -> Tensor:
-    """Which slots stop (B,): those that have done N_sup steps, and those that are sure (q > 0).
-    `explore` (B, 2), uniform in [0, 1) and drawn anew at each step, makes some go on all the same:
-    with chance halt_exploration a slot may stop early only from a random step in 2..N_sup on."""
+    """Which slots stop (B,): those that have done N_sup steps, and those that are sure (q > 0). But
+    with chance halt_exploration, drawn anew at each step from `explore` (B, 2), uniform in [0, 1),
+    none before a random step in 2..N_sup, so that later thoughts are trained, too."""
     at_least = 2 + (explore[:, 1] * (config.N_sup - 1)).long()
     may = (explore[:, 0] >= config.halt_exploration) | (steps >= at_least)
     return (q > 0) & may | (steps >= config.N_sup)
 
 @dataclasses.dataclass
 class Carry:
-    """What goes from one supervision step to the next: slots, each with a puzzle of its own."""
+    """What goes from one step to the next: this process's slots, each with a puzzle of its own."""
     y: Tensor  # (B, L, D)
     z: Tensor  # (B, L, D)
     inputs: Tensor  # (B, cells)
@@ -292,16 +294,14 @@ def lr_factor(config: Config, step: int) -> float:
 
 def puzzle_sign_sgd(table: Tensor, ids: Tensor, grads: Tensor, lr: float, decay: float) -> None:
     """In place, touched rows only: row = row * (1 - lr * decay) - lr * sign(grad). Gradients (B, D)
-    of equal ids (B,) are summed first: by a product with the (B, B) matrix that says which are
-    equal, without a sort or a wait."""
-    total = (ids[:, None] == ids).to(grads.dtype) @ grads  # (B, D), the same for equal ids
+    of equal ids (B,) are summed first, without a sort and without waiting for a GPU."""
+    total = (ids[:, None] == ids).to(grads.dtype) @ grads  # (B, B) @ (B, D), alike for equal ids
     table[ids] = table[ids] * (1 - lr * decay) - lr * total.sign()
 
 # ---- 6. Data -------------------------------------------------------------------------------------
 class Puzzles:
     """Questions and answers: inputs and labels are integer arrays (N, cells), where 0 means padding
     in inputs and "not labelled" in labels; ids (N,) are rows of the puzzle table, default 0.
-
     augment(inputs (B, cells), labels (B, cells), random) -> (inputs, labels) returns a random
     symmetric copy of each; random(k) gives (B, k) fresh uniform numbers in [0, 1). Whatever has
     this class's `check` and `draw` can be trained on. Raises ValueError.
@@ -323,16 +323,18 @@ class Puzzles:
             raise ValueError(f"the puzzles have {cells} cells, the model wants {config.seq_len}")
         for name, most in (("inputs", V - 1), ("labels", V - 1), ("ids", config.num_puzzles - 1)):
             table = getattr(self, name)
-            wrong = (table < 0) | (table > most) | (table.dtype.kind not in "iu")
-            for i in np.argwhere(wrong)[:1]:
-                raise ValueError(f"{name} row {i[0]}: {table[tuple(i)]} is no integer in 0..{most}")
-        for row in np.flatnonzero((self.labels == 0).all(1))[:1]:
+            wrong = np.argwhere((table < 0) | (table > most) | (table.dtype.kind not in "iu"))
+            if len(wrong):
+                value = table[tuple(wrong[0])]
+                raise ValueError(f"{name} row {wrong[0][0]}: {value} is no integer in 0..{most}")
+        if (self.labels == 0).all(1).any():
+            row = (self.labels == 0).all(1).argmax()
             raise ValueError(f"labels row {row} is all 0, which means that no cell is labelled")
 
     def draw(self, positions: np.ndarray, seed: int, random: Callable) -> tuple[np.ndarray, ...]:
-        """inputs (B, cells), labels (B, cells), ids (B,) for positions (B,) of an endless stream;
-        `random` as for augment."""
-        # NOTE(paper): any row, any time; the authors shuffle, and skip what no slot has room for.
+        """inputs (B, cells), labels (B, cells), ids (B,) for B slots, by `random` as for augment;
+        positions (B,) among all that is ever drawn, and the seed, are for streams with an order."""
+        # NOTE(paper): with replacement; the authors shuffle, and drop what no slot is free for.
         rows = (random(1)[:, 0] * len(self)).astype(int)
         inputs, labels = self.inputs[rows], self.labels[rows]
         if self.augment:  # NOTE(paper): always a new copy; the authors prepare 1000 of each puzzle
@@ -342,9 +344,8 @@ class Puzzles:
 # ---- 7. Training: deep supervision over slots that never wait for each other ---------------------
 def train(config: Config, puzzles: Puzzles, device: torch.device | str = "cpu",
           state: State | None = None, on_step: Callable | None = None) -> TRM:
-    """Train on the puzzles; return the model with the averaged weights. state: where to go on.
-    on_step(state, metrics) is called after each step with the figures that `supervise` returns.
-    Raises ValueError."""
+    """Train; return the model with the averaged weights. state: where to go on. After each step
+    on_step(state, metrics) is called with the figures of `supervise`. Raises ValueError."""
     puzzles.check(config)
     state = state or State(config, device)
     while state.step < config.steps:
@@ -378,13 +379,13 @@ def refill(state: State, puzzles: Puzzles) -> Tensor:
     step and slot alone, so 1, 2 or 4 processes, interrupted or not, train the same model."""
     config, carry, device = state.model.config, state.carry, state.carry.ids.device
     slots = np.arange(len(carry.ids)) + len(carry.ids) * ranks()[0]  # their numbers among all
-    rng = np.random.default_rng((config.seed, 1, state.step))
+    rng = np.random.default_rng((config.seed, state.step))
     explore = torch.from_numpy(rng.random((config.batch_size, 2))[slots]).float().to(device)
     at = carry.halted.nonzero()[:, 0]
     if len(at):
-        slots, at = slots[at.numpy()], at.to(device)
-        fresh = puzzles.draw(state.step * config.batch_size + slots, config.seed,
-                             lambda k: rng.random((config.batch_size, k))[slots])
+        free, at = slots[at.numpy()], at.to(device)
+        fresh = puzzles.draw(state.step * config.batch_size + free, config.seed,
+                             lambda k: rng.random((config.batch_size, k))[free])
         carry.y[at], carry.z[at] = state.model.start(len(at))
         carry.inputs[at], carry.labels[at], carry.ids[at] = (
             torch.from_numpy(a.astype(np.int64)).to(device) for a in fresh)
@@ -392,26 +393,27 @@ def refill(state: State, puzzles: Puzzles) -> Tensor:
     return explore
 
 def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """One supervision step of every slot; leaves gradients in the parameters. Returns that of the
-    puzzle rows (B, D), and this process's metrics: losses over the global batch size, then sums
-    over the puzzles that have just halted, `count` of them."""
+    """One step of every slot; leaves gradients in the parameters. Returns that of the puzzle rows,
+    (B, D), and this process's metrics: losses over the global batch size, then sums, which are to
+    be divided by `count`, over the puzzles that have just halted."""
     model, carry, config, parts = state.model, state.carry, state.model.config, []
     rows = model.puzzle_table[carry.ids].requires_grad_()
-    pieces = range(0, len(rows), config.micro_batch or len(rows))  # one, if memory allows
-    for s in (slice(i, i + pieces.step) for i in pieces):
+    size = config.micro_batch or len(rows)
+    for s in (slice(i, i + size) for i in range(0, len(rows), size)):  # once, if memory allows
         y, z, logits, q = model(carry.inputs[s], rows[s], carry.y[s], carry.z[s])
         answer_loss, halting_loss, share, exact = losses(config, logits, q, carry.labels[s])
         loss = answer_loss + config.halt_weight * halting_loss
-        carry.y[s], carry.z[s], carry.steps[s] = y, z, carry.steps[s] + 1
+        carry.steps[s] += 1
         halted = should_halt(config, q, carry.steps[s], explore[s])
-        carry.halted[s] = halted.cpu()  # now: a GPU has still the backward pass to work on
+        carry.halted[s] = halted.cpu()  # waits for a GPU: now, before it has backward to do, too
         (loss.sum() / config.batch_size).backward()  # the global batch: processes will be summed
-        done = halted & (carry.labels[s] > 0).any(-1)  # rows that are all padding do not count
-        parts.append(torch.stack([
-            *(t.detach() / config.batch_size for t in (loss, answer_loss, halting_loss)), done,
-            done & exact, done * share, done & ((q > 0) == exact), done * carry.steps[s]]).sum(1))
-    names = "loss answer_loss halting_loss count exact_accuracy cell_accuracy halt_accuracy steps"
-    return rows.grad, dict(zip(names.split(), torch.stack(parts).sum(0)))
+        carry.y[s], carry.z[s] = y, z
+        done = halted & (carry.labels[s] > 0).any(-1)  # rows without any label do not count
+        parts.append(dict(loss=loss, answer_loss=answer_loss, halting_loss=halting_loss, count=done,
+                          exact_accuracy=done & exact, cell_accuracy=done * share,
+                          halt_accuracy=done & ((q > 0) == exact), steps=done * carry.steps[s]))
+    sums = {name: sum(part[name].detach().sum() for part in parts) for name in parts[0]}
+    return rows.grad, {k: v / config.batch_size if "loss" in k else v for k, v in sums.items()}
 
 @torch.no_grad()
 def update(state: State, puzzle_grads: Tensor) -> None:
@@ -447,7 +449,7 @@ def think(model: TRM, inputs: Tensor, ids: Tensor, steps: int | None = None,
     a puzzle whose q > 0 keeps its answer and costs nothing more. Without, every puzzle takes all
     steps (default: eval_steps), as in the authors' evaluation."""
     (y, z), active = model.start(len(inputs)), torch.arange(len(inputs), device=inputs.device)
-    answers, q, used = torch.zeros_like(inputs), active.float(), active.clone()
+    answers, q, used = torch.zeros_like(inputs), active.float(), active.clone()  # of these shapes
     for step in range(1, 1 + (steps or model.config.eval_steps)):
         if len(active):  # the puzzles still thought about
             y, z, logits, now = model(inputs[active], model.puzzle_table[ids[active]], y, z)
@@ -457,7 +459,6 @@ def think(model: TRM, inputs: Tensor, ids: Tensor, steps: int | None = None,
         yield answers.clone(), q.clone(), used.clone()
 
 Solution = namedtuple("Solution", "answers q steps")  # the last that `think` yields, in numpy
-
 def solve(model: TRM, inputs, ids=None, steps: int | None = None, halt: bool = False,
           batch_size: int = 256) -> Solution:
     """Answer puzzles: inputs (N, cells) tokens, ids (N,) puzzle ids. Raises ValueError."""
@@ -485,7 +486,7 @@ def evaluate(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool 
 def batches(model: TRM, puzzles: Puzzles, steps: int | None, size: int, rank=0, world=1):
     """Every world-th puzzle, as tensors (inputs, labels, ids) on the model's device."""
     puzzles.check(model.config)
-    if size < 1 or steps is not None and steps < 1:
+    if size < 1 or (steps is not None and steps < 1):
         raise ValueError(f"steps and batch_size must be at least 1, not {steps} and {size}")
     for i in range(rank, len(puzzles), world * size):
         rows, device = slice(i, i + world * size, world), model.y_init.device
@@ -511,7 +512,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> TRM:
         model = TRM(Config(**content["config"]))
         model.load_state_dict(content["weights"])
         finite = all(t.isfinite().all() for t in content["weights"].values())
-        if not finite or zipfile.ZipFile(path).testzip():
+        if not finite or zipfile.ZipFile(path).testzip():  # compares checksums
             raise ValueError("its weights are damaged")
         model.extra = content["extra"]
     except Exception as e:  # a torn zip, a refused pickle, foreign content: a dozen kinds of error

@@ -158,9 +158,9 @@ def run(args: argparse.Namespace, config: Config) -> None:
     join_processes(device)
     cost.fits_in_memory(config, device)
     out = args.out or Path("runs") / args.preset
-    folder = out, args.out is not None, args.resume, args.overwrite
+    given, start = args.out is not None, None
     if not args.rehearse:
-        from_rank_0(check_folder, *folder)
+        start = from_rank_0(check_folder, out, given, args.resume, args.overwrite)
     if args.record:
         check_record(args.record)
     task = rank_0_first(prepare, args, config)
@@ -168,6 +168,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
                         args.log_seconds, args.price)
     with cost.advice_on_memory(1, ""):
         state = State(task.config, device)
+    remark = read_checkpoint(start, state, task.about) if start else ""
     if ranks()[0] == 0:
         say(headline(task, state))
     if cost.wants_compilation(args.compile, device):
@@ -176,13 +177,12 @@ def run(args: argparse.Namespace, config: Config) -> None:
     if args.rehearse:
         return rehearse(task, state, out, schedule)
 
-    with entered(*folder) as (start, said):
-        if start:
-            remark = read_checkpoint(start, state, task.about)
-            said += f"resumed   {start}, step {state.step:,}{remark}\n"
+    with entered(out, given, start, args.overwrite) as said:
         if ranks()[0] == 0:
-            start_metrics(out / "metrics.csv", state.step)
+            if start:
+                said += f"resumed   {start}, step {state.step:,}{remark}\n"
             say(said, end="")
+            start_metrics(out / "metrics.csv", state.step)
         begun, first, monitor = time.time(), state.step, Monitor(out, task, schedule)
         with signals.later(), cost.advice_on_memory(cost.pieces(config), "--micro_batch"):
             tinytrm.train(task.config, task.train, state=state, on_step=monitor)
@@ -200,8 +200,11 @@ def prepare(args: argparse.Namespace, config: Config) -> Task:
         return task
     every, task.test = len(task.test), sample(task.test, args.eval_puzzles or 1000)
     if len(task.test) < every:
-        task.remarks.append(f"evaluated on a fixed sample of {len(task.test):,} of {every:,} "
-                            "held-out puzzles")
+        task.remarks.append(f"a fixed sample of {len(task.test):,} of {every:,} held-out puzzles")
+    several = (task.solutions(task.test.inputs) > 1).sum() if task.solutions else 0
+    if several:
+        task.remarks.append(f"{several:,} of the held-out puzzles have several solutions; only the "
+                            "labelled one counts as right")
     known = copies(task)
     if known:
         said = f"{known:,} of {len(task.test):,} held-out puzzles are symmetric copies of training "
@@ -251,6 +254,9 @@ def headline(task: Task, state: State) -> str:
     held = f"{len(task.test):,} held out" if task.test else f"{len(task.corpus.asked)} tasks asked"
     lines = [f"model     {parameters:,} parameters{table}, {config.mixer} mixer, {where}",
              f"data      {len(task.train):,} training examples, {held}: {task.about['data']}"]
+    r, c = task.about.get("box") or (0, 0)
+    if r != c:
+        lines.append(f"          boxes of {r} rows and {c} columns taken for granted")
     return "\n".join(lines + [f"          {remark}" for remark in task.remarks])
 
 

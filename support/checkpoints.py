@@ -69,8 +69,8 @@ def together(part: Callable[[], None], final: Path, folder: Path, device: torch.
     problems = [""]
     try:
         part()
-    except (OSError, RuntimeError) as e:  # torch raises RuntimeError when the disk is full
-        problems = [getattr(e, "strerror", None) or str(e).splitlines()[0]]
+    except (OSError, RuntimeError) as e:
+        problems = [why(e)]
     if agree(bool(problems[0]), device):
         shutil.rmtree(folder, ignore_errors=True)
         if ranks()[1] > 1:
@@ -78,6 +78,11 @@ def together(part: Callable[[], None], final: Path, folder: Path, device: torch.
             dist.all_gather_object(problems, mine)
         raise OSError(f"could not save {final}: {next(filter(None, problems))}; older checkpoints "
                       "are untouched")
+
+
+def why(e: Exception) -> str:
+    """What a failure to write was, in a few words."""
+    return getattr(e, "strerror", None) or (str(e).splitlines() or [type(e).__name__])[0]
 
 
 def write_synced(path: Path, content: dict) -> None:
@@ -95,10 +100,20 @@ def save_model(path: Path, model: TRM, **extra: Any) -> None:
     """`tinytrm.save`, which leaves nothing behind where it fails. Raises OSError."""
     try:
         tinytrm.save(path, model, **extra)
-    except (OSError, RuntimeError) as e:
+    except (OSError, RuntimeError) as e:  # torch raises RuntimeError when the disk is full
+        raise OSError(f"{path}: could not be saved: {why(e)}") from None
+    finally:
         Path(f"{path}.tmp").unlink(missing_ok=True)
-        why = getattr(e, "strerror", None) or str(e).splitlines()[0]
-        raise OSError(f"{path}: could not be saved: {why}") from None
+
+
+def load_model(path: Path) -> TRM:
+    """`tinytrm.load` of a run folder, a checkpoint or a file. Raises OSError, ValueError."""
+    file = path / "model.pt" if path.is_dir() else path
+    if not file.is_file():
+        found = checkpoints(path)
+        raise FileNotFoundError(f"{file}: no such model" + (
+            f"; the run has not ended, but there is {found[-1]}" if found else ""))
+    return tinytrm.load(file)
 
 
 def about_of(model: TRM) -> dict[str, Any]:
@@ -139,8 +154,8 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as e:
         older = [c for c in checkpoints(folder.parent) if c.name < folder.name]
         hint = f"; go back by --overwrite --resume {older[-1]}" if older else ""
-        why = f"no {e} in it" if isinstance(e, KeyError) else getattr(e, "strerror", None) or e
-        raise ValueError(f"{folder}: not a usable checkpoint ({why}){hint}") from None
+        said = f"no {e} in it" if isinstance(e, KeyError) else why(e)
+        raise ValueError(f"{folder}: not a usable checkpoint ({said}){hint}") from None
     ours, theirs = dataclasses.asdict(state.model.config), dataclasses.asdict(ema.config)
     differ = [f"{k} {theirs[k]} -> {ours[k]}" for k in ours
               if ours[k] != theirs[k] and k not in MAY_CHANGE]

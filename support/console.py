@@ -82,8 +82,8 @@ def check_target(flag: str, path: Path | None) -> None:
 # Signals: Ctrl-C, a kill, a closed terminal, a closed pipe
 
 
-class Stopped(Exception):
-    """A signal asked for the end."""
+class Stopped(BaseException):
+    """A signal asked for the end. No Exception, so that no `except Exception` mistakes it."""
 
     def __init__(self, number: int, said: str):
         super().__init__(said)

@@ -168,7 +168,8 @@ def describe_device(device: torch.device) -> str:
     """The name of the hardware."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = torch.cpu.get_capabilities().get("cpu_name", "")
+    can: dict = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 cannot say
+    name = can.get("cpu_name", "")
     return f"{device.type}" + (f" ({name})" if name and device.type == "cpu" else "")
 
 
@@ -202,7 +203,7 @@ def compile_net(model: tinytrm.TRM, batch: int, training: bool = True) -> bool:
         with torch.no_grad():
             model.net(h)
         if training:
-            model.net(h).float().sum().backward()
+            model.net(h.requires_grad_()).float().sum().backward()  # as in training: x learns, too
             model.zero_grad()
     except Exception as e:  # torch names the reasons by a dozen classes
         if out_of_memory(e):

@@ -42,46 +42,48 @@ def is_used(out: Path) -> bool:
     return out.is_dir() and any(p.name != ".lock" for p in out.iterdir())
 
 
-def check_folder(out: Path, given: bool, resume: str | bool | None, overwrite: bool) -> None:
-    """Raise ValueError or OSError where a run must not begin. Changes nothing on the disk.
+def check_folder(out: Path, given: bool, resume: str | bool | None, overwrite: bool
+                 ) -> Path | None:
+    """The checkpoint to go on from, if any. Raises ValueError or OSError where a run must not
+    begin. Changes nothing on the disk.
 
     given: the user named the folder; resume: True, "auto" or the path of a checkpoint.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out}: is a file; name a folder")
-    if restarted() and _owner(out) == _me():
-        return
     found = checkpoints(out)
+    start = found[-1] if found and (resume in (True, "auto") or is_restart(out)) else None
+    if is_restart(out):
+        return start
     if resume is True and not found:
         raise FileNotFoundError(f"--resume: there is no checkpoint in {out}")
-    if resume not in (None, True, "auto") and not is_checkpoint(Path(str(resume))):
-        raise FileNotFoundError(f"--resume {resume}: is no checkpoint folder")
+    if resume not in (None, True, "auto"):
+        start = Path(str(resume))
+        if not is_checkpoint(start):
+            raise FileNotFoundError(f"--resume {resume}: is no checkpoint folder")
     if overwrite:
-        return
+        return start
+    if start and found and found[-1].name > start.name:
+        raise ValueError(f"{found[-1]} is newer than {start}; give another --out, or --overwrite "
+                         "to go back for good")
     if resume == "auto" and not found and (out / "model.pt").exists():
         raise ValueError(f"{out} holds a model but no checkpoint to go on from; give another "
                          "--out, or --overwrite")
-    if resume not in (None, True, "auto"):
-        later = [c for c in found if c.name > Path(str(resume)).name]
-        if later:
-            raise ValueError(f"{later[-1]} is newer than {resume}; give another --out, or "
-                             "--overwrite to go back for good")
     if given and not resume and is_used(out):
         raise ValueError(f"--out {out}: there is something in it; --resume goes on with a run, "
                          "--overwrite replaces it, or name another folder")
+    return start
 
 
 @contextmanager
-def entered(out: Path, given: bool, resume: str | bool | None, overwrite: bool
-            ) -> Iterator[tuple[Path | None, str]]:
-    """Have the folder for oneself, made ready, after `check_folder`: the checkpoint to go on from,
-    if any, and a line for the log, if there is something to say. The same in all processes."""
-    again = restarted() and _owner(out) == _me()  # torchrun has restarted this very run
+def entered(out: Path, given: bool, start: Path | None, overwrite: bool) -> Iterator[str]:
+    """Have the folder for oneself, made ready, after `check_folder`. Gives a line for the log, or
+    "", in all processes; they wait for process 0."""
     if ranks()[0] != 0:
-        yield from_rank_0(_make_ready, out, resume, overwrite, again)
+        yield from_rank_0(str)
         return
-    said = ""
-    if not (given or resume or overwrite or again) and is_used(out):
+    said, again = "", is_restart(out)
+    if not (given or start or overwrite or again) and is_used(out):
         with locked(out):  # nobody is at work there
             pass
         aside = next(p for k in range(1, 10**6) if not (p := Path(f"{out}-{k}")).exists())
@@ -89,23 +91,12 @@ def entered(out: Path, given: bool, resume: str | bool | None, overwrite: bool
         said = f"moved     the run that was here is now in {aside}\n"
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
-        start, replaced = from_rank_0(_make_ready, out, resume, overwrite, again)
-        yield start, said + replaced
-
-
-def _make_ready(out: Path, resume: str | bool | None, overwrite: bool, again: bool
-                ) -> tuple[Path | None, str]:
-    found, said = checkpoints(out), ""
-    start = found[-1] if found and (again or resume in (True, "auto")) else None
-    if not again:
-        if resume not in (None, True, "auto"):
-            start = Path(str(resume))
-        if overwrite:
+        if overwrite and not again:
             said = _replace(out, start)
-    for half in out.glob(".checkpoint-????????.tmp"):
-        if not half.is_symlink():
-            shutil.rmtree(half)
-    return start, said
+        for half in out.glob(".checkpoint-????????.tmp"):
+            if not half.is_symlink():
+                shutil.rmtree(half)
+        yield from_rank_0(lambda: said)
 
 
 def _replace(out: Path, start: Path | None) -> str:
@@ -146,11 +137,12 @@ def locked(out: Path) -> Iterator[None]:
         (out / ".lock").unlink(missing_ok=True)  # not after an error: torchrun may restart us
 
 
+def is_restart(out: Path) -> bool:
+    """Has torchrun restarted us, after it was we who were at work in this folder?"""
+    lock = out / ".lock"
+    return restarted() and lock.is_file() and lock.read_text() == _me()
+
+
 def _me() -> str:
     """Who is at work: torchrun, the parent, is the same before and after it restarts us."""
     return f"{socket.gethostname()} {os.getppid()} {os.environ.get('TORCHELASTIC_RUN_ID', '')}"
-
-
-def _owner(out: Path) -> str:
-    """Who was in the folder last, and did not leave in order."""
-    return (out / ".lock").read_text() if (out / ".lock").is_file() else ""

@@ -13,7 +13,7 @@ from tinytrm import TRM, Config
 OFFICIAL_NAMES = {  # theirs -> ours; applied in this order
     "_orig_mod.": "", "model.inner.": "", "L_level.": "", "H_init": "y_init", "L_init": "z_init",
     "embed_tokens.embedding_weight": "token_embedding", "puzzle_emb.weights": "puzzle_table",
-    "lm_head.weight": "output_weight", "q_head.weight": "halt_weight", "q_head.bias": "halt_bias",
+    "lm_head.weight": "output_weight", "q_head.weight": "q_weight", "q_head.bias": "q_bias",
     "self_attn.qkv_proj.weight": "mix_in",
     "self_attn.o_proj.weight": "mix_out", "mlp_t.gate_up_proj.weight": "mix_in",
     "mlp_t.down_proj.weight": "mix_out", "mlp.gate_up_proj.weight": "gate_up",

@@ -87,12 +87,13 @@ def perform(task: Task, state: State, folder: Path) -> tuple[str, dict[str, Any]
 
 def first_half(task: Task, state: State, folder: Path) -> dict[str, Any]:
     """Steps and a checkpoint; what was measured."""
-    times = [timed_step(state, task.train) for _ in range(WARM + STEPS)]
-    rank, device, begun = ranks()[0], state.carry.ids.device, time.time()
+    rank, device = ranks()[0], state.carry.ids.device
     if rank == 0:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    agree(False, device)  # the folder is there
+    agree(False, device)  # the folder is there, and empty
+    times = [timed_step(state, task.train) for _ in range(WARM + STEPS)]
+    begun = time.time()
     write_checkpoint(folder, state, **task.extra())
     files = [f.stat().st_size for f in checkpoints(folder)[-1].iterdir()]
     notes = dict(step=median(times[WARM:]), warm=sum(times[:WARM]), save=time.time() - begun,

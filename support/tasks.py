@@ -41,6 +41,7 @@ class Task:
     judges: dict = field(default_factory=dict)  # other ways to be right, see scoring.score
     disguise: Callable | None = None  # exact symmetries, as data.sudoku.disguise
     canonical: Callable | None = None  # the same bytes for symmetric copies
+    solutions: Callable | None = None  # how many each puzzle has, where there should be one
     corpus: Any = None  # ARC: tasks and questions
     table: Any = None  # ARC: what each puzzle id stands for
     remarks: list[str] = field(default_factory=list)  # what one must know to read the score
@@ -142,7 +143,7 @@ def read_grids(kind: str, path: Path, box: list[int] | None = None
                                     judges={"valid_path_accuracy": maze.valid_paths})
     inputs, labels, shape = sudoku.read_csv(path, (box[0], box[1]) if box else None)
     looks: dict[str, Callable] = dict(render=sudoku.render, disguise=sudoku.disguise,
-                                      canonical=sudoku.canonical)
+                                      canonical=sudoku.canonical, solutions=sudoku.count_solutions)
     return inputs, labels, {name: partial(f, box=shape) for name, f in looks.items()}
 
 
@@ -150,7 +151,7 @@ def _open_grids(kind: str, config: Config, data: Path | None, augment: bool) -> 
     """A Task of a folder with train.csv and test.csv, or of one CSV: a tenth is held out."""
     side = side_of(config.seq_len)
     box = sudoku.default_box(side) if kind == "sudoku" else None
-    split, remarks = None, []
+    split = None
     if data is None:
         train, test = _own_data(kind, side, config.seed)
     elif data.is_file():
@@ -170,13 +171,11 @@ def _open_grids(kind: str, config: Config, data: Path | None, augment: bool) -> 
     else:
         held = _held_out(len(x), config.seed)
         x, y, x_test, y_test = x[~held], y[~held], x[held], y[held]
-    if box and box[0] != box[1]:
-        remarks.append(f"boxes of {box[0]} rows and {box[1]} columns taken for granted")
     about = dict(kind=kind, data=_portable(data or train.parent), sha256=sha256(train),
                  split=split, augmented=augment, box=list(box) if box else None)
     symmetries = sudoku.augmenter(box) if box else maze.augment
     return Task(kind, config, Puzzles(x, y, augment=symmetries if augment else None),
-                Puzzles(x_test, y_test), about, remarks=remarks, **looks)
+                Puzzles(x_test, y_test), about, **looks)
 
 
 def _own_data(kind: str, side: int, seed: int) -> tuple[Path, Path]:

@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 
+import dist_worker
 import tinytrm
 from conftest import ENV, ROOT, SMALL, TORCHRUN, begin, run, tiny, torchrun, toy_puzzles
 from support import checkpoints as ck
@@ -22,23 +23,33 @@ from tinytrm import State
 # The same mathematics
 
 
+# The learning rates are small, since AdamW's first steps are as large for tiny gradients as for
+# large ones, and this recursion amplifies what differs.
+SETTINGS = dict(steps=20, batch_size=8, dim=32, n=1, T=2, warmup=0, ema=0.0, lr=1e-5,
+                puzzle_lr=1e-5)
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return worker(1, tmp_path_factory.mktemp("one") / "result.pt")
+def alone():
+    return dist_worker.work(SETTINGS)
 
 
 def worker(processes, out, **changes):
-    """20 steps in so many processes. The learning rates are small, since AdamW's first steps are as
-    large for tiny gradients as for large ones, and this recursion amplifies what differs."""
-    settings = dict(steps=20, batch_size=8, dim=32, n=1, T=2, warmup=0, ema=0.0)
-    settings.update(lr=1e-5, puzzle_lr=1e-5, **changes)
-    done = torchrun(processes, ROOT / "tests/dist_worker.py", out, json.dumps(settings))
+    """20 steps in so many processes."""
+    if processes == 1:
+        return dist_worker.work(SETTINGS | changes)
+    settings = json.dumps(SETTINGS | changes)
+    done = torchrun(processes, ROOT / "tests/dist_worker.py", out, settings)
     assert done.returncode == 0, done.stdout + done.stderr
     return torch.load(out, weights_only=True)
 
 
+slow = pytest.mark.slow
+
+
 @pytest.mark.parametrize("processes, changes", [
-    (2, {}), (4, {}), (2, {"micro_batch": 3}), (1, {"micro_batch": 3})])
+    (2, {}), pytest.param(4, {}, marks=slow), pytest.param(2, {"micro_batch": 3}, marks=slow),
+    (1, {"micro_batch": 3})])
 def test_processes_compute_the_same(processes, changes, alone, tmp_path):
     other = worker(processes, tmp_path / "result.pt", **changes)
     assert len(alone["losses"]) == 20
@@ -58,13 +69,15 @@ def test_no_thread_of_gloo_outlives_its_group():
     code = """
 import os, tinytrm, torch, torch.distributed as dist
 from conftest import tiny, toy_puzzles
+threads = lambda: set(os.listdir("/proc/self/task"))
+before = threads()
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 dist.all_reduce(torch.zeros(1))
+gloos = threads() - before
+assert gloos
 tinytrm.train(tiny(steps=2), toy_puzzles())
-names = lambda: [open(f"/proc/self/task/{t}/comm").read() for t in os.listdir("/proc/self/task")]
-assert any("gloo" in n for n in names()), names()
 dist.destroy_process_group()
-assert not any("gloo" in n for n in names()), names()
+assert not gloos & threads()
 """
     done = run([sys.executable, "-c", code])
     assert done.returncode == 0, done.stderr
@@ -77,9 +90,10 @@ def test_weights_moved_further_than_the_tolerance(alone):
     assert min(moved) > 1.5e-4 / 2, moved
 
 
-def test_batch_must_divide():
-    done = torchrun(3, ROOT / "tests/dist_worker.py", "/dev/null", json.dumps(dict(batch_size=8)))
-    assert done.returncode and "no multiple of the processes" in done.stderr
+def test_batch_must_divide(monkeypatch):
+    monkeypatch.setattr(tinytrm, "ranks", lambda: (0, 3))
+    with pytest.raises(ValueError, match="multiple of 3 processes"):
+        State(tiny(batch_size=8))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -279,8 +293,7 @@ def kill_and_resume(processes, steps, kills, folder, out, rng):
 
 
 @pytest.mark.parametrize("processes, steps, kills", [
-    (1, 400, 2), pytest.param(1, 2000, 20, marks=pytest.mark.slow),
-    pytest.param(2, 2000, 20, marks=pytest.mark.slow)])
+    (1, 200, 1), pytest.param(1, 2000, 20, marks=slow), pytest.param(2, 2000, 20, marks=slow)])
 def test_killed_at_random_and_resumed_is_bit_identical(processes, steps, kills, csv_folder,
                                                        uninterrupted, tmp_path):
     out = tmp_path / "run"
@@ -294,8 +307,9 @@ def test_killed_at_random_and_resumed_is_bit_identical(processes, steps, kills, 
     assert logged == sorted(set(logged)) and logged[-1] == steps, "metrics.csv has rows twice"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE],
-                         ids=lambda n: n.name)
+@pytest.mark.parametrize("number", [
+    pytest.param(signal.SIGTERM, marks=slow), pytest.param(signal.SIGINT, marks=slow),
+    signal.SIGHUP, signal.SIGPIPE], ids=lambda n: n.name)
 def test_whatever_ends_training_leaves_a_checkpoint(number, csv_folder, tmp_path):
     """Ctrl-C, a kill, a closed terminal, a pipe that nobody reads (`| head -1`)."""
     out = tmp_path / "run"
@@ -313,6 +327,7 @@ def test_whatever_ends_training_leaves_a_checkpoint(number, csv_folder, tmp_path
     assert f"{step:,}" in err and step > 0
 
 
+@slow
 def test_stopped_and_resumed_is_bit_identical(csv_folder, uninterrupted, tmp_path):
     out = tmp_path / "run"
     p = begin(command(1, csv_folder, out, 400, "--save_every", 100_000))
@@ -324,7 +339,7 @@ def test_stopped_and_resumed_is_bit_identical(csv_folder, uninterrupted, tmp_pat
     assert same(uninterrupted(1, 400).values(), tinytrm.load(out).state_dict().values())
 
 
-@pytest.mark.parametrize("when", ["between", "at the end"])
+@pytest.mark.parametrize("when", [pytest.param("between", marks=slow), "at the end"])
 def test_sigterm_ends_an_evaluation(when, csv_folder, tmp_path):
     out, long = tmp_path / "run", ["--eval_steps", 1000000, "--eval_every", 20 * (when[0] == "b")]
     p = begin(command(1, csv_folder, out, 40, *long))
@@ -345,6 +360,7 @@ def test_sigterm_ends_an_evaluation(when, csv_folder, tmp_path):
     assert message in err and checkpoints(out)[-1].name.endswith(f"{step:08}")
 
 
+@slow
 def test_resume_with_another_number_of_processes(csv_folder, tmp_path):
     out = tmp_path / "run"
     first = torchrun(1, ROOT / "train.py", *flags(csv_folder, out, 20))
@@ -354,6 +370,7 @@ def test_resume_with_another_number_of_processes(csv_folder, tmp_path):
     assert tinytrm.load(out).config.steps == 40
 
 
+@slow
 def test_torchrun_restarts_a_lost_process(csv_folder, tmp_path):
     """The folder is then in use, by this very run."""
     out = tmp_path / "run"
@@ -369,7 +386,7 @@ def test_torchrun_restarts_a_lost_process(csv_folder, tmp_path):
     assert tinytrm.load(out).config.steps == 300
 
 
-@pytest.mark.slow
+@slow
 def test_torchrun_restarts_killed_workers(csv_folder, tmp_path):
     out, kills, rng = tmp_path / "run", 0, random.Random(0)
     p = begin([*TORCHRUN, "--nproc_per_node=4", "--max-restarts=3", ROOT / "train.py",
@@ -402,19 +419,23 @@ train.leave(train.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("module, name, error", [
-    ("checkpoints", "sha256", "OSError(28, 'No space left on device')"),  # while publishing
-    ("checkpoints", "write_synced", "PermissionError(13, 'Permission denied')"),
-    ("checkpoints", "sha256", "KeyError('a slip')"),
-    ("monitor", "score", "ValueError('bad evaluation')"),
-    ("monitor.Monitor", "log", "RuntimeError('a hook')")])
-def test_an_error_in_process_0_alone_ends_all_in_seconds(module, name, error, csv_folder, tmp_path):
+ERRORS = ("OSError(28, 'No space left on device')", "PermissionError(13, 'Permission denied')",
+          "KeyError('a slip')", "RuntimeError('a hook')")
+PLACES = ("checkpoints.write_synced", "checkpoints.sha256", "checkpoints.save_model",
+          "monitor.score", "monitor.Monitor.collect")  # writing, publishing, evaluating, logging
+
+
+@pytest.mark.parametrize("place, error", [
+    (PLACES[1], ERRORS[0]), *(pytest.param(p, e, marks=slow) for p in PLACES for e in ERRORS)])
+def test_an_error_in_process_0_alone_ends_all_in_seconds(place, error, csv_folder, tmp_path):
     """Also in the middle of a checkpoint, where the others waited for ever. One line says why."""
-    script = tmp_path / "failing.py"
+    script, begun = tmp_path / "failing.py", time.time()
+    module, _, name = place.rpartition(".")
     script.write_text(FAILING.format(module=module, name=name, error=error))
     words = flags(csv_folder, tmp_path / "run", 20)
     p = begin([*TORCHRUN, "--nproc_per_node=2", script, *words, "--eval_every", 10])
     _, err = p.communicate(timeout=60)
+    assert time.time() - begun < 20, "starting included"
     lines = [line for line in err.splitlines() if line.startswith(("error: ", "stopped"))]
     assert p.returncode and len(lines) == 1, err
     assert error.split("'")[1] in lines[0]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from conftest import ROOT, SMALL, begin, program, run, tiny, toy_puzzles, tree
+from conftest import SMALL, begin, program, tiny, toy_puzzles, tree
 from support import folders
 from support.checkpoints import write_checkpoint
 from support.folders import check_folder, checkpoints, entered, locked
@@ -94,8 +94,8 @@ def test_overwriting_waits_for_the_first_checkpoint(done):
     """A run that dies before it has saved anything takes nothing with it, not even twice."""
     ours, users = names(done), {name: tree(done / name) for name in USERS}
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt), entered(done, True, None, True) as (start, said):
-            assert start is None and names(done) - {"metrics.csv"} == {folders.REPLACED}
+        with pytest.raises(KeyboardInterrupt), entered(done, True, None, True):
+            assert names(done) - {"metrics.csv"} == {folders.REPLACED}
             assert names(done / folders.REPLACED) == ours
             (done / "metrics.csv").write_text("of the new run")
             raise KeyboardInterrupt
@@ -108,9 +108,9 @@ def test_overwriting_waits_for_the_first_checkpoint(done):
 def test_going_back_for_good(done):
     """Resuming from an older checkpoint: the newer one goes when there is something new."""
     older = done / "checkpoint-00000004"
-    check_folder(done, True, str(older), True)
-    with entered(done, True, str(older), True) as (start, _):
-        assert start == older and checkpoints(done) == [older]
+    assert check_folder(done, True, str(older), True) == older
+    with entered(done, True, older, True):
+        assert checkpoints(done) == [older]
         checkpoint(done, 5)
         assert [p.name[-1] for p in checkpoints(done)] == ["4", "5"]
     assert not (done / folders.REPLACED).exists()
@@ -118,11 +118,15 @@ def test_going_back_for_good(done):
 
 def test_the_default_folder_moves_aside(done):
     before = tree(done)
-    with entered(done, False, None, False) as (start, said):
-        assert start is None and names(done) == set() and "run-1" in said
+    assert check_folder(done, False, None, False) is None
+    with entered(done, False, None, False) as said:
+        assert names(done) == set() and "run-1" in said
     assert tree(done.with_name("run-1")) == before
-    with entered(done, False, None, False) as (_, said):
+    with entered(done, False, None, False) as said:
         assert not said, "an empty folder need not move"
+        checkpoint(done, 3)
+    with entered(done, False, None, False) as said:
+        assert "run-2" in said and tree(done.with_name("run-1")) == before
 
 
 def test_one_run_at_a_time(done):
@@ -131,16 +135,18 @@ def test_one_run_at_a_time(done):
             "with locked(Path(sys.argv[1])):\n    print('in', flush=True); time.sleep(60)")
     p = begin([sys.executable, "-c", code, done])
     assert p.stdout.readline() == "in\n"
-    for given, resume, overwrite in ((False, None, False), (True, True, False), (True, None, True)):
+    newest = checkpoints(done)[-1]
+    for given, start, overwrite in ((False, None, False), (True, newest, False),
+                                    (True, None, True)):
         before = tree(done)
         with pytest.raises(ValueError, match="another run is at work"):
-            with entered(done, given, resume, overwrite):
+            with entered(done, given, start, overwrite):
                 pass
         assert tree(done) == before
     os.kill(p.pid, signal.SIGKILL)
     p.wait()
-    with entered(done, True, True, False) as (start, _):
-        assert start == checkpoints(done)[-1]
+    assert check_folder(done, True, True, False) == newest
+    with entered(done, True, newest, False):
         with pytest.raises(ValueError, match="another run"), locked(done):
             pass
     assert not (done / ".lock").exists()
@@ -161,14 +167,13 @@ def test_another_preset_or_a_rerun_loses_nothing(tmp_path):
 
 
 def test_two_programs_in_one_folder(csv_folder, tmp_path):
-    words = [sys.executable, ROOT / "train.py", "--data", csv_folder, "--out", tmp_path / "run",
+    words = [sys.executable, "train.py", "--data", csv_folder, "--out", tmp_path / "run",
              *SMALL, "--steps", 100_000, "--save_every", 10]
     p, begun = begin(words), time.time()
     while not checkpoints(tmp_path / "run"):
         assert time.time() - begun < 60 and p.poll() is None
         time.sleep(0.05)
-    second = run([*words, "--resume"])
-    assert second.returncode == 2 and "another run is at work" in second.stderr
+    assert "another run is at work" in program(*words[1:], "--resume", code=2)[1]
     p.send_signal(signal.SIGTERM)
     assert p.wait(timeout=30) == 128 + signal.SIGTERM
 

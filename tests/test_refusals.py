@@ -9,7 +9,7 @@ import torch
 import evaluate
 import tinytrm
 import train
-from conftest import SMALL, program
+from conftest import SMALL, program, tree
 from data import maze, sudoku
 from support import console, tasks
 from support.presets import PRESETS
@@ -154,6 +154,21 @@ def test_models_that_are_not_what_they_seem(trained, tmp_path, refused):
     tinytrm.save(tmp_path / "nan.pt", model, about=model.extra["about"])
     assert "nan.pt" in refused("evaluate.py", tmp_path / "nan.pt")
     assert "no such model" in refused("evaluate.py", tmp_path / "nothing")
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / "model.pt").unlink()
+    line = refused("evaluate.py", tmp_path / "run")
+    assert "the run has not ended, but there is" in line and "checkpoint-00000025" in line
+
+
+def test_a_refused_resumption_moves_nothing(trained, csv_folder, refused):
+    """Not even with --overwrite, which would put newer checkpoints aside."""
+    out, _ = trained
+    before, older = tree(out), sorted(out.glob("checkpoint-*"))[0]
+    words = ["--data", csv_folder, "--out", out, "--overwrite", "--resume", older, *SMALL]
+    assert "another config (lr" in refused("train.py", *words, "--lr", 1)
+    words[1] = csv_folder / "test.csv"
+    assert "trained on other puzzles" in refused("train.py", *words)
+    assert tree(out) == before
 
 
 # ------------------------------------------------------------------------------------------------

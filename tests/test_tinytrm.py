@@ -76,7 +76,7 @@ def plain_net(model, h):
 def heads(model, y):
     """Logits and q of a y (B, L, D), written out."""
     cells = y[:, model.config.puzzle_tokens:]
-    return cells @ model.output_weight.T, y[:, 0] @ model.halt_weight[0] + model.halt_bias[0]
+    return cells @ model.output_weight.T, y[:, 0] @ model.q_weight[0] + model.q_bias[0]
 
 
 @BOTH
@@ -85,7 +85,7 @@ def test_deep_recursion_equals_the_unrolled_derivation(mixer):
     torch.manual_seed(0)
     x, y, z = torch.randn(3, 5, 11, 16).unbind()  # (B, L, D) each
     with torch.no_grad():
-        model.halt_weight.normal_()
+        model.q_weight.normal_()
         mine = model.deep_recursion(x, y, z)
     for _ in range(3):  # T cycles of n = 2 latent steps and one answer step
         z = plain_net(model, x + y + z)
@@ -152,7 +152,7 @@ def test_initialization():
     assert block.gate_up.std().item() == pytest.approx(512**-0.5, rel=0.01)
     assert block.down.std().item() == pytest.approx(1536**-0.5, rel=0.01)
     assert block.gate_up.abs().max().item() <= 2 / 0.8796 * 512**-0.5
-    assert (model.halt_bias == -5).all() and (model.halt_weight == 0).all()
+    assert (model.q_bias == -5).all() and (model.q_weight == 0).all()
     assert model.y_init.std().item() == pytest.approx(1, abs=0.1)
     assert not torch.equal(model.y_init, model.z_init)
     assert (model.puzzle_table == 0).all()
@@ -303,7 +303,7 @@ def test_training_step_against_a_second_implementation():
     p = dict(reference.named_parameters())
     first, second = ({k: torch.zeros_like(v) for k, v in p.items()} for _ in range(2))
     ema = {k: v.detach().clone() for k, v in p.items()}
-    rng = np.random.default_rng((config.seed, 1, 0))
+    rng = np.random.default_rng((config.seed, 0))
     rng.random((4, 2))  # exploration
     drawn = puzzles.draw(np.arange(4), config.seed, lambda k: rng.random((4, k)))
     inputs, labels, ids = (torch.from_numpy(a.astype(np.int64)) for a in drawn)
@@ -342,7 +342,7 @@ def test_training_step_against_a_second_implementation():
 
 @BOTH
 def test_overfits_one_batch(mixer):
-    config = tiny(mixer=mixer, steps=200, lr=3e-3, dim=32, heads=4, weight_decay=0, ema=0.9, n=1,
+    config = tiny(mixer=mixer, steps=300, lr=3e-3, dim=32, heads=4, weight_decay=0, ema=0.9, n=1,
                   T=1, N_sup=2)
     model = tinytrm.train(config, puzzles := toy_puzzles(8))
     assert tinytrm.evaluate(model, puzzles, halt=True)["exact_accuracy"] == 1.0
@@ -389,12 +389,17 @@ def test_a_step_calls_the_net_T_times_n_plus_1(mixer):
 
 
 def test_accumulation_is_the_same_mathematics():
-    # Rounding grows about tenfold with each step of so small a network: few and small steps.
-    states = [State(tiny(micro_batch=m, steps=4, lr=1e-4, puzzle_lr=1e-4)) for m in (0, 3)]
-    for state in states:
-        tinytrm.train(state.model.config, toy_puzzles(), state=state)
-    for a, b in zip(states[0].model.state_dict().values(), states[1].model.state_dict().values()):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)  # moved by 4e-4
+    """Gradients of one step: after more of them a sign near zero may flip in the puzzle table."""
+    grads = []
+    for m in (0, 3):
+        state = State(tiny(micro_batch=m))
+        explore = tinytrm.refill(state, toy_puzzles())
+        rows, metrics = tinytrm.supervise(state, explore)
+        named = {k: p.grad for k, p in state.model.named_parameters()}
+        grads.append({"rows": rows, "loss": metrics["loss"], "y": state.carry.y, **named})
+    for name, whole in grads[0].items():
+        bound = 1e-4 * whole.abs().max().item()
+        torch.testing.assert_close(grads[1][name], whole, atol=bound, rtol=0, msg=name)
 
 
 def test_slots_draw_only_when_halted_and_from_their_own_place():
@@ -531,13 +536,13 @@ def test_halting_keeps_the_first_sure_answer(model):
     puzzles = toy_puzzles(40, seed=6)
     inputs, ids = torch.from_numpy(puzzles.inputs), torch.from_numpy(puzzles.ids)
     with torch.no_grad():  # so that about half halt early
-        model.halt_bias.add_(shift := 1e-3 - highest_q(model, inputs, ids).median())
+        model.q_bias.add_(shift := 1e-3 - highest_q(model, inputs, ids).median())
         full = list(tinytrm.think(model, inputs, ids, 8))
         q = torch.stack([q for _, q, _ in full])
         first = torch.where((q > 0).any(0), (q > 0).float().argmax(0), 7)
         some = dict(steps=8, halt=True, batch_size=16)
         solution = tinytrm.solve(model, puzzles.inputs, puzzles.ids, **some)
-        model.halt_bias.sub_(shift)
+        model.q_bias.sub_(shift)
     assert 0 < (first < 7).sum() < 40, "the case is not interesting"
     assert np.array_equal(solution.steps, first + 1)
     expected = torch.stack([full[k][0][i] for i, k in enumerate(first.tolist())])

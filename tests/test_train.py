@@ -1,4 +1,4 @@
-"""Whole programs, as a user runs them: train.py and evaluate.py in processes of their own."""
+"""Whole programs, train.py and evaluate.py, the whole way."""
 import csv
 import dataclasses
 import json
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tinytrm
-from conftest import ROOT, SMALL, TORCHRUN, program, run
+from conftest import ROOT, SMALL, TORCHRUN, process, program, run
 from data import maze, sudoku
 from support import cost, tasks
 from support.presets import PRESETS
@@ -21,7 +21,7 @@ from support.presets import PRESETS
 def test_training_leaves_a_model_a_log_and_a_picture(trained):
     out, stdout = trained
     assert "held out" in stdout and "step 1" in stdout
-    assert "boxes of 2 rows and 3 columns taken for granted" in stdout
+    assert stdout.count("boxes of 2 rows and 3 columns taken for granted") == 1
     with open(out / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert [int(r["step"]) for r in rows] == [10, 20, 25]
@@ -58,12 +58,13 @@ def test_same_command_same_weights(trained, csv_folder, tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_one_csv_is_split_and_the_split_is_found_again(csv_folder, tmp_path):
+def test_one_csv_is_split_and_the_split_is_found_again(csv_folder, tmp_path, monkeypatch):
     """What was trained on is never scored by a later evaluation without a word."""
     mine, out = tmp_path / "mine.csv", tmp_path / "run"
     shutil.copy(csv_folder / "train.csv", mine)
-    stdout, _ = program("train.py", "--data", "mine.csv", "--out", out, "--steps", 2, *SMALL,
-                        cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    stdout, _ = program("train.py", "--data", "mine.csv", "--out", out, "--steps", 2, *SMALL)
+    monkeypatch.chdir(ROOT)
     assert "54 training" in stdout and "6 held out" in stdout
     about = tinytrm.load(out).extra["about"]
     assert about["data"] == str(mine.resolve()), "found from anywhere"
@@ -91,12 +92,11 @@ def test_generated_data_is_reused_and_a_second_run_just_works(tmp_path):
     copy = tmp_path / "clone"
     copy_of_the_repository(copy)
     command = [sys.executable, "train.py", "--preset", "sudoku4", "--steps", "3", "--device", "cpu"]
-    first, second, third = (run(command, copy, PYTHONPATH="") for _ in range(3))
-    assert first.returncode == second.returncode == third.returncode == 0, first.stderr
+    first, second = (run(command, copy, PYTHONPATH="") for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert "generating 36 puzzles" in first.stdout and "generating" not in second.stdout
     assert "moved" not in first.stdout and "now in runs/sudoku4-1\n" in second.stdout
-    assert "now in runs/sudoku4-2\n" in third.stdout
-    for name in ("sudoku4", "sudoku4-1", "sudoku4-2"):
+    for name in ("sudoku4", "sudoku4-1"):
         assert {p.name for p in (copy / "runs" / name).iterdir()} == {
             "checkpoint-00000003", "metrics.csv", "model.pt"}
 
@@ -194,6 +194,20 @@ def test_the_sample_is_fixed_and_named(csv_folder, tmp_path):
     assert np.array_equal(a, b) and not np.array_equal(a[:, 0], [1, 3, 5, 7, 9])
 
 
+def test_puzzles_with_several_solutions_are_counted(csv_folder, tmp_path):
+    inputs, labels, box = sudoku.read_csv(csv_folder / "test.csv")
+    for row in inputs[:3]:
+        row[np.flatnonzero(row > 1)[0]] = 1  # a minimal puzzle without one of its clues
+    sudoku.write_csv(tmp_path / "mine.csv", inputs[:10], labels[:10], box)
+    words = ["--data", tmp_path / "mine.csv", "--out", tmp_path / "run", "--steps", 1, *SMALL]
+    held = tasks._held_out(10, 1)[:3].sum()
+    stdout, _ = program("train.py", *words, "--seed", 1)
+    assert held == 0 and "several solutions" not in stdout
+    stdout, _ = program("train.py", *words, "--seed", 7, "--overwrite")
+    assert tasks._held_out(10, 7)[:3].sum() == 1
+    assert stdout.count("1 of the held-out puzzles have several") == 2
+
+
 def test_resuming_a_finished_run_says_so(csv_folder, tmp_path):
     words = ["--data", csv_folder, "--out", tmp_path / "run", "--steps", 4, *SMALL]
     program("train.py", *words)
@@ -242,7 +256,7 @@ def arc_run(tmp_path_factory):
 
 
 def test_arc_the_whole_way(arc_run, tmp_path):
-    stdout, _ = program("evaluate.py", arc_run, "--json", "--submission", tmp_path / "sub.json",
+    stdout, _ = process("evaluate.py", arc_run, "--json", "--submission", tmp_path / "sub.json",
                         cwd=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["sub.json"], "evaluation writes nothing else"
     result, model = json.loads(stdout), tinytrm.load(arc_run)
@@ -334,7 +348,7 @@ def test_record_of_a_run_cut_into_pieces(csv_folder, tmp_path):
     """`--resume auto` begins, then goes on; the record has the figures and the whole time."""
     words = ["--data", csv_folder, "--out", tmp_path / "run", "--resume", "auto", *SMALL]
     program("train.py", *words, "--steps", 10)
-    stdout, _ = program("train.py", *words, "--steps", 30, "--record", tmp_path / "records")
+    stdout, _ = process("train.py", *words, "--steps", 30, "--record", tmp_path / "records")
     assert "resumed" in stdout and "trained   20 steps" in stdout
     with open(tmp_path / "records/sudoku6-seed0.csv", newline="") as file:
         rows = list(csv.DictReader(file))
