@@ -94,7 +94,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.html is None and args.beside:
         p.error("several runs are evaluated at a time for --html FILE only")
     if args.beside:
-        p.useless(args, "submission pool official", "with several runs")
+        p.useless(args, "submission pool", "with several runs")
     if args.rollouts is None:
         p.useless(args, "noise plot", "without --rollouts K")
         if args.symmetry is not None:

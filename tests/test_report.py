@@ -212,7 +212,7 @@ def test_what_is_no_number_is_null():
 
 def test_a_model_gone_astray_has_a_page(tmp_path):
     model = tinytrm.TRM(tiny())
-    model.halt_bias.data.fill_(float("nan"))
+    model.q_bias.data.fill_(float("nan"))
     write_page(tmp_path / "page.html", [look("astray", model, toy_puzzles(5))])
     thought = data_of(tmp_path / "page.html")[0]["runs"][0]["thoughts"][0]
     assert thought["q"] == [None] * 4
