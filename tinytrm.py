@@ -24,7 +24,7 @@ then its answer, again and again. The defaults are the paper's: the same model, 
         a slot halts after N_sup steps, or as soon as q > 0: "I believe that I am right"
 
 B puzzles, L positions, D features, V tokens. A "step", unless called latent, is a supervision step;
-in training, one of the optimizer goes with it. NOTE(paper) marks departures from paper and code.
+in training, one of the optimizer goes with it. NOTE(paper): departs from the paper or its code.
 """
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if dist.is_available():  # AdamW needs it. Were it imported after processes have met, it would keep
-    import torch.distributed.nn  # their group for ever, and gloo's threads would abort the exit.
+if dist.is_available():  # AdamW imports this later: after processes have met, it
+    import torch.distributed.nn  # keeps their group for ever, and gloo's threads abort the exit.
 
 # ---- 1. Configuration ----------------------------------------------------------------------------
 @dataclasses.dataclass
@@ -52,20 +52,20 @@ class Config:
     # the puzzles
     vocab_size: int = 11  # V; token 0 is padding in inputs, "not labelled" in labels
     seq_len: int = 81  # cells of one puzzle
-    num_puzzles: int = 1  # rows of the puzzle table, one per rule: 1 for Sudoku, many for ARC
+    num_puzzles: int = 1  # rows of the puzzle table, one per rule; ARC: per augmented task
     puzzle_tokens: int = 16  # positions before the cells: the rule's row of the table, then zeros
     # the network
     mixer: Literal["mlp", "attention"] = "mlp"  # what mixes positions; mlp for small fixed grids
     dim: int = 512  # D, width of every feature vector
     layers: int = 2  # of the one network
     heads: int = 8  # of attention
-    expansion: float = 4.0  # inner width of a SwiGLU: 2/3 of this times the outer one (2/3 since it
-    width_multiple: int = 256  # has three matrices, not two), rounded up to a multiple of this
+    expansion: float = 4.0  # a SwiGLU's inner width, see `inner`: 2/3 of this times the outer one
+    width_multiple: int = 256  # (three matrices, not two), rounded up to a multiple of this
     # the recursion
     n: int = 6  # latent steps per cycle (the authors' L_cycles)
     T: int = 3  # cycles per supervision step (H_cycles); only the last carries gradient
     N_sup: int = 16  # supervision steps per puzzle at most, in training
-    halt_exploration: float = 0.1  # chance, at each step, that a slot has to go on; see should_halt
+    halt_exploration: float = 0.1  # chance, at each step, of a minimum of steps; see should_halt
     halt_weight: float = 0.5  # weight of the halting loss
     loss: Literal["stablemax", "softmax"] = "stablemax"  # what makes probabilities of logits
     # training
@@ -117,11 +117,11 @@ class TRM(nn.Module):
         matrix = lambda out: nn.Parameter(truncated_normal(generator, D**-0.5, out, D))
         self.layers = nn.ModuleList(Layer(config, generator) for _ in range(config.layers))
         self.token_embedding, self.output_weight = matrix(V), matrix(V)
-        # Two outputs, as in the authors' code; the second, HRM's "continue", is not used.
+        # Two outputs, as in the authors' code; the second ("continue" in HRM) is not used.
         self.q_weight = nn.Parameter(torch.zeros(2, D))
         self.q_bias = nn.Parameter(torch.full((2,), -5.0))  # at first, never sure enough to halt
-        # No parameters: the starts of y and z, random and never learned; and the puzzle table, one
-        # vector per rule, trained by sign-SGD (section 5), since a step touches few of its rows.
+        # Not nn.Parameters: the starts of y and z, random and never learned; and the puzzle table,
+        # for AdamW would also move rows that a step does not touch. Sign-SGD trains it (section 5).
         self.y_init, self.z_init = (nn.Buffer(truncated_normal(generator, 1, D)) for _ in "yz")
         self.puzzle_table = nn.Buffer(torch.zeros(config.num_puzzles, D))
 
@@ -198,7 +198,7 @@ class Layer(nn.Module):
             s = h.flatten(1)  # (L, B * D): features and puzzles side by side, all mixed alike
             gate, up = (self.mix_in.to(s.dtype) @ s).chunk(2)
             s = torch.addmm(s, self.mix_out.to(s.dtype), F.silu(gate) * up)  # s + mix_out @ ...
-            h = rms_norm(s, dim=0).view_as(h)  # the norm, too, is along the sequence
+            h = rms_norm(s, dim=0).view_as(h)  # this norm is along the sequence, too
         else:
             h = rms_norm(h + self.attention(h))
         gate, up = F.linear(h, self.gate_up.to(h.dtype)).chunk(2, -1)
@@ -210,7 +210,7 @@ class Layer(nn.Module):
         qkv = F.linear(h, self.mix_in.to(h.dtype)).view(L, B, 3 * self.config.heads, -1)
         q, k, v = qkv.chunk(3, dim=2)  # (L, B, heads, d) each
         q, k, v = (t.permute(1, 2, 0, 3) for t in (rotary(q), rotary(k), v))  # (B, heads, L, d)
-        # The same twice: the backward pass of torch's is five times slower on a CPU in bfloat16.
+        # Both compute the same; in bfloat16 on a CPU the backward of the fused one is slow.
         if q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu":
             h = (q @ k.mT * q.shape[-1]**-0.5).softmax(-1) @ v
         else:
@@ -262,14 +262,14 @@ def losses(config: Config, logits: Tensor, q: Tensor, labels: Tensor) -> tuple[T
     log_p = log_stablemax(logits) if config.loss == "stablemax" else logits.log_softmax(-1)
     cell_loss = -log_p.gather(-1, labels[..., None])[..., 0] * labelled
     count = labelled.sum(-1).clamp(min=1)
-    exact = (right | ~labelled).all(-1)  # true, as for the authors, of a row without any label
+    exact = (right | ~labelled).all(-1)  # true, as for the authors, of rows without any label
     halting_loss = F.binary_cross_entropy_with_logits(q, exact.float(), reduction="none")
     return cell_loss.sum(-1) / count, halting_loss, (right & labelled).sum(-1) / count, exact
 
 def should_halt(config: Config, q: Tensor, steps: Tensor, explore: Tensor) -> Tensor:
     """Which slots stop (B,): those that have done N_sup steps, and those that are sure (q > 0). But
-    with chance halt_exploration, drawn anew at each step from `explore` (B, 2), uniform in [0, 1),
-    none before a random step in 2..N_sup, so that later thoughts are trained, too."""
+    at each step a slot gets, with chance halt_exploration, a random minimum in 2..N_sup for this
+    step, so that later thoughts are trained, too. `explore` (B, 2): uniform in [0, 1)."""
     at_least = 2 + (explore[:, 1] * (config.N_sup - 1)).long()
     may = (explore[:, 0] >= config.halt_exploration) | (steps >= at_least)
     return (q > 0) & may | (steps >= config.N_sup)
@@ -294,7 +294,7 @@ def lr_factor(config: Config, step: int) -> float:
 
 def puzzle_sign_sgd(table: Tensor, ids: Tensor, grads: Tensor, lr: float, decay: float) -> None:
     """In place, touched rows only: row = row * (1 - lr * decay) - lr * sign(grad). Gradients (B, D)
-    of equal ids (B,) are summed first, without a sort and without waiting for a GPU."""
+    of equal ids (B,) are summed first, without the sort and the wait of torch.unique."""
     total = (ids[:, None] == ids).to(grads.dtype) @ grads  # (B, B) @ (B, D), alike for equal ids
     table[ids] = table[ids] * (1 - lr * decay) - lr * total.sign()
 
@@ -333,8 +333,8 @@ class Puzzles:
 
     def draw(self, positions: np.ndarray, seed: int, random: Callable) -> tuple[np.ndarray, ...]:
         """inputs (B, cells), labels (B, cells), ids (B,) for B slots, by `random` as for augment;
-        positions (B,) among all that is ever drawn, and the seed, are for streams with an order."""
-        # NOTE(paper): with replacement; the authors shuffle, and drop what no slot is free for.
+        positions (B,), step * batch_size + slot, and seed are for streams that keep an order."""
+        # NOTE(paper): with replacement; the authors deal in shuffled passes, also to busy slots.
         rows = (random(1)[:, 0] * len(self)).astype(int)
         inputs, labels = self.inputs[rows], self.labels[rows]
         if self.augment:  # NOTE(paper): always a new copy; the authors prepare 1000 of each puzzle
@@ -394,8 +394,8 @@ def refill(state: State, puzzles: Puzzles) -> Tensor:
 
 def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """One step of every slot; leaves gradients in the parameters. Returns that of the puzzle rows,
-    (B, D), and this process's metrics: losses over the global batch size, then sums, which are to
-    be divided by `count`, over the puzzles that have just halted."""
+    (B, D), and this process's metrics: losses divided by the global batch size, and sums for the
+    puzzles that have just halted, to be divided by `count`."""
     model, carry, config, parts = state.model, state.carry, state.model.config, []
     rows = model.puzzle_table[carry.ids].requires_grad_()
     size = config.micro_batch or len(rows)
@@ -405,10 +405,10 @@ def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict[str, Tensor]]
         loss = answer_loss + config.halt_weight * halting_loss
         carry.steps[s] += 1
         halted = should_halt(config, q, carry.steps[s], explore[s])
-        carry.halted[s] = halted.cpu()  # waits for a GPU: now, before it has backward to do, too
+        carry.halted[s] = halted.cpu()  # waits for the forward pass; later, for both
         (loss.sum() / config.batch_size).backward()  # the global batch: processes will be summed
         carry.y[s], carry.z[s] = y, z
-        done = halted & (carry.labels[s] > 0).any(-1)  # rows without any label do not count
+        done = halted & (carry.labels[s] > 0).any(-1)  # not rows without any label
         parts.append(dict(loss=loss, answer_loss=answer_loss, halting_loss=halting_loss, count=done,
                           exact_accuracy=done & exact, cell_accuracy=done * share,
                           halt_accuracy=done & ((q > 0) == exact), steps=done * carry.steps[s]))
@@ -449,7 +449,7 @@ def think(model: TRM, inputs: Tensor, ids: Tensor, steps: int | None = None,
     a puzzle whose q > 0 keeps its answer and costs nothing more. Without, every puzzle takes all
     steps (default: eval_steps), as in the authors' evaluation."""
     (y, z), active = model.start(len(inputs)), torch.arange(len(inputs), device=inputs.device)
-    answers, q, used = torch.zeros_like(inputs), active.float(), active.clone()  # of these shapes
+    answers, q, used = torch.zeros_like(inputs), active.float(), active.clone()  # placeholders
     for step in range(1, 1 + (steps or model.config.eval_steps)):
         if len(active):  # the puzzles still thought about
             y, z, logits, now = model(inputs[active], model.puzzle_table[ids[active]], y, z)

@@ -8,7 +8,6 @@
 No state is told by colour alone. `python notebooks/draw.py` draws the README's animation again:
 assets/thinking.gif, from notebooks/models/sudoku6.pt.
 """
-
 from __future__ import annotations
 
 import sys
@@ -18,21 +17,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.animation import FuncAnimation, PillowWriter
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `import draw` also makes tinytrm importable
 
 GREY, BLUE, RED, ORANGE, INK = "#e4e4e0", "#1f5fa8", "#c0271c", "#f28e1c", "#222222"
-ARC_COLOURS = [  # as on the ARC website
-    "#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00",
-    "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25",
-]  # fmt: skip
+ARC_COLOURS = ["#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00",  # as on the ARC website
+               "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25"]
 
 plt.rcParams.update({
     "figure.dpi": 80, "savefig.dpi": 80, "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "figure.constrained_layout.use": True,
-})  # fmt: skip
+})
 
 
 # ------------------------------------------------------------------------------------------------
@@ -72,10 +69,9 @@ def sudoku(ax, inputs, answer=None, labels=None, previous=None, title="", shade=
         token = inputs[i] if given or answer is None else answer[i]
         wrong = labels is not None and answer is not None and answer[i] != labels[i]
         if token > 1:
-            ax.text(
-                x + 0.5, y + 0.54, token - 1, ha="center", va="center", fontsize=60 / side,
-                color=INK if given else RED if wrong else BLUE, weight="bold" if given else None,
-            )  # fmt: skip
+            colour = INK if given else RED if wrong else BLUE
+            ax.text(x + 0.5, y + 0.54, token - 1, ha="center", va="center", fontsize=60 / side,
+                    color=colour, weight="bold" if given else None)
         if wrong:  # also a clue, if the answer has another digit in its place
             ax.plot([x + 0.2, x + 0.8], [y + 0.8, y + 0.2], color=RED, lw=1.3)
         if previous is not None and previous[i] != token and not given:
@@ -101,7 +97,7 @@ def maze(ax, inputs, answer=None, labels=None, previous=None, title=""):
         if inputs[i] in (3, 4):
             ax.add_patch(Rectangle((x, y), 1, 1, color=GREY, lw=0))
             ax.text(x + 0.5, y + 0.54, "SG"[inputs[i] - 3], ha="center", va="center",
-                    weight="bold", fontsize=60 / side)  # fmt: skip
+                    weight="bold", fontsize=60 / side)
         elif answer is not None and answer[i] == 5:
             wrong = labels is not None and labels[i] != 5
             ax.plot(x + 0.5, y + 0.5, "o", ms=24 / side, color=RED if wrong else BLUE)
@@ -123,7 +119,7 @@ def arc(ax, grid, title="", digits=True):
         if digits and colour:
             ink = "black" if colour in (3, 4, 5, 7, 8) else "white"
             ax.text(x + 0.5, y + 0.54, colour, ha="center", va="center", color=ink,
-                    fontsize=min(9, 50 / max(grid.shape)))  # fmt: skip
+                    fontsize=min(9, 50 / max(grid.shape)))
 
 
 def tokens(ax, grid, title=""):
@@ -134,7 +130,7 @@ def tokens(ax, grid, title=""):
         fill = dict(fc=GREY if token > 1 else "white", hatch="////" if token == 1 else None)
         ax.add_patch(Rectangle((x, y), 1, 1, ec="#bbbbbb", lw=0.5, **fill))
         ax.text(x + 0.5, y + 0.54, token, ha="center", va="center", fontsize=54 / max(grid.shape),
-                color=INK if token else "#bbbbbb", weight="bold" if token else None)  # fmt: skip
+                color=INK if token else "#bbbbbb", weight="bold" if token else None)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -175,7 +171,7 @@ def animate(path, draw, inputs, answers, labels=None, titles=None, size=3.2, sec
             return
         k = min(k, last) - 1
         draw(ax, inputs, answers[k], labels, previous=answers[k - 1] if k else None,
-             title=titles[k] if titles else f"step {k + 1}")  # fmt: skip
+             title=titles[k] if titles else f"step {k + 1}")
 
     film = FuncAnimation(figure, frame, frames=last + 3)
     film.save(path, writer=PillowWriter(fps=1 / seconds), dpi=80)
@@ -242,7 +238,7 @@ def timeline(ax, steps, early, first=0, title="", slots=10, width=18):
     number = np.where(fresh, fresh.cumsum().reshape(fresh.shape), 0)
     for i, s in np.ndindex(width, slots):
         i += first
-        colour = ("#8fb1d8", "#d5e1ef")[fresh[: i + 1, s].sum() % 2]
+        colour = ("#8fb1d8", "#d5e1ef")[fresh[:i + 1, s].sum() % 2]
         ax.barh(s, 1, left=i + 0.5, height=0.8, color=colour)
         if fresh[i, s]:
             ax.text(i + 0.57, s, number[i, s], va="center", fontsize=7)
@@ -250,8 +246,85 @@ def timeline(ax, steps, early, first=0, title="", slots=10, width=18):
             ax.plot(i + 1.4, s, ">", color=ORANGE, ms=5)
     ax.set(xlim=(first + 0.4, first + width + 0.6), ylim=(slots - 0.4, -0.6),
            xticks=range(first + 1, first + width + 1), yticks=range(slots),
-           xlabel="optimizer step", ylabel="slot")  # fmt: skip
+           xlabel="optimizer step", ylabel="slot")
     ax.set_title(title, fontsize=10)
+
+
+# ------------------------------------------------------------------------------------------------
+# The three loops
+
+
+def loops():
+    """The three nested loops, N_sup supervision steps of T cycles of n + 1 calls: values along
+    solid arrows, the gradient along dashed ones, and bars where it ends."""
+    _, ax = plt.subplots(figsize=(9.5, 5.6))
+    ax.set(xlim=(-1.1, 19.8), ylim=(-0.45, 10.3))
+    ax.axis("off")
+    say = lambda x, y, text, **o: ax.text(x, y, text, **dict(dict(ha="center", va="center"), **o))
+
+    def box(x, y, text, fill="white", hatch=None):
+        ax.add_patch(Rectangle((x, y), 2.2, 1, fc=fill, ec=INK, lw=1, hatch=hatch))
+        say(x + 1.1, y + 0.5, text, bbox=dict(fc=fill, lw=0, pad=1) if hatch else None)
+
+    def arrow(start, end, gradient=False):
+        style = dict(color=RED, ls="--", lw=1.6) if gradient else dict(color=INK, lw=1.2)
+        ax.annotate("", end, start, arrowprops=dict(style, arrowstyle="-|>", shrinkA=0, shrinkB=0))
+
+    def values(xs, y, names):  # arrows into each of the boxes at xs and out of the last one
+        for x, name in zip([*xs, xs[-1] + 3.4], names):
+            arrow((x - 1.2, y + 0.5), (x, y + 0.5))
+            say(x - 0.6, y + 0.78, name, fontsize=9)
+
+    def back(x, y, length, end=False):  # the gradient, below the boxes; a bar where it ends
+        arrow((x, y), (x - length, y), gradient=True)
+        if end:
+            ax.plot([x - length] * 2, [y - 0.3, y + 0.3], color=RED, lw=3)
+
+    xs = [1.2, 4.6, 11.4, 14.8]
+    for x, top, bottom in ((xs[1], 7.3, 5.6), (xs[3], 3.75, 3.05)):  # what is looked into below
+        ax.add_patch(Polygon([(x, top), (x + 2.2, top), (17, bottom), (1.2, bottom)], color=GREY,
+                             alpha=0.5, lw=0, zorder=0))
+    # supervision steps
+    y = 8
+    say(-1, y + 1.8, "$N_{sup}$ supervision steps, each with a loss", ha="left", weight="bold")
+    for x, k in zip(xs, ("1", "2", "$N_{sup}-1$", "$N_{sup}$")):
+        box(x, y, f"step {k}", GREY)
+        arrow((x + 1.6, y + 1), (x + 1.6, y + 1.55))
+        say(x + 1.75, y + 1.35, "loss", ha="left", fontsize=9)
+        back(x + 2.2, y - 0.35, 2.2, end=True)
+    values(xs[:2], y, ["$y_0, z_0$", "$y, z$", "$y, z$"])
+    values(xs[2:], y, ["$y, z$", "$y, z$", "answer"])
+    say(9.1, y + 0.5, "...")
+    say(-1, y - 0.95, "after each step: detach, and an optimizer step. No gradient goes from one "
+        "step to the one before.", ha="left", fontsize=9)
+    # cycles of one step
+    y = 4.5
+    say(-1, y + 1.4, "one step: $T$ cycles", ha="left", weight="bold")
+    for x, k in zip(xs, ("1", "2", "$T-1$", "$T$")):
+        box(x, y, f"cycle {k}", "white" if k != "$T$" else GREY, "//" if k != "$T$" else None)
+    values(xs[:2], y, ["$y, z$"] * 3)
+    values(xs[2:], y, ["$y, z$", "$y, z$", "loss"])
+    say(9.1, y + 0.5, "...")
+    back(xs[3] + 2.2, y - 0.35, 2.2, end=True)
+    say(-1, y - 0.55, "hatched: without gradient (no_grad)", ha="left", fontsize=9)
+    # calls of the last cycle
+    y = 1
+    say(-1, y + 1.75, "the last cycle: $n$ latent calls and an answer call of one network",
+        ha="left", weight="bold")
+    for x, k in zip(xs, ("1", "2", "$n$", "")):
+        box(x, y, f"latent {k}" if k else "answer", GREY)
+        if k:  # the answer call does not see the question
+            arrow((x + 1.6, y + 1.45), (x + 1.6, y + 1))
+            say(x + 1.75, y + 1.25, "$x$", ha="left", fontsize=9)
+    values(xs[:2], y, ["$y, z$", "$z$", "$z$"])
+    values(xs[2:], y, ["$z$", "$z$", "$y$, loss"])
+    say(9.1, y + 0.5, "...")
+    for x in xs[1:]:
+        back(x + 2.2, y - 0.35, 3.2)
+    back(xs[0] + 2.2, y - 0.35, 2.2, end=True)
+    back(9.9, y - 0.35, 2.9)
+    say(-1, y - 1.05, "dashed: the gradient, through all $n + 1$ calls, and in each to the "
+        "weights; bars: where it ends", ha="left", fontsize=9)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -261,16 +334,12 @@ def timeline(ax, steps, early, first=0, title="", slots=10, width=18):
 def answers_by_cycle(model, inputs, steps):
     """Decode y after every cycle, T times per supervision step: inputs (B, cells) tokens ->
     answers (steps * T, B, cells)."""
-    x = model.embed(inputs, model.puzzle_rows(inputs[:, 0] * 0))
-    y, z = model.start(len(inputs))
-    weights = [[w.to(y.dtype) for w in layer.values()] for layer in model.layers]
-    answers = []
+    (y, z), answers = model.start(len(inputs)), []
     with torch.no_grad():
+        x = model.embed(inputs, model.puzzle_table[inputs[:, 0] * 0]).to(y.dtype)
         for _ in range(steps * model.config.T):
-            y, z = model.latent_recursion(x.to(y.dtype), y, z, weights)
-            cells = y[model.config.puzzle_tokens :]
-            logits = torch.nn.functional.linear(cells.float(), model.output_head)
-            answers.append(logits.argmax(-1).T.numpy())
+            y, z = model.latent_recursion(x, y, z)
+            answers.append(model.output_head(y).argmax(-1).numpy())
     return np.stack(answers)
 
 
@@ -287,7 +356,7 @@ def main() -> None:
     i = int(np.abs(needed - 8).argmin())
     frames = answers[: needed[i] + 1, i]
     titles = [f"cycle {k + 1}: {w} wrong" if (w := (a != labels[i]).sum()) else
-              f"cycle {k + 1}: solved" for k, a in enumerate(frames)]  # fmt: skip
+              f"cycle {k + 1}: solved" for k, a in enumerate(frames)]
     path = ROOT / "assets/thinking.gif"
     path.parent.mkdir(exist_ok=True)
     animate(path, sudoku, inputs[i], frames, labels[i], titles)

@@ -41,9 +41,22 @@ def check_outputs(path, notebook):
         assert not any(o.get("name") == "stderr" for o in cell.outputs), cell.source
 
 
-def test_all_seven_are_there():
-    assert [p.name[:2] for p in PATHS if p != SOLUTIONS] == ["01", "02", "03", "04", "05", "06"]
-    assert SOLUTIONS.is_file()
+def test_all_are_there():
+    names = ["00", "01", "02", "03", "04", "05", "06"]
+    assert [p.name[:2] for p in PATHS if p != SOLUTIONS] == names and SOLUTIONS.is_file()
+
+
+def test_comments_and_docstrings_do_not_count():
+    """Whoever changes a comment needs not execute the notebooks again."""
+    text = 'x = "# no comment"\ndef f(a, b):\n    return a - b\n'
+    other = '"""Für alle."""\nx = "# no comment"  # a comment\n\n\ndef f(a,\n      b):\n' \
+            '    """A docstring,\n    größer."""\n    # a comment\n    return a - b\n'
+    assert run.code_of(other) == run.code_of(text)
+    for change in ("# no", "#no"), ("a - b", "b - a"):
+        assert run.code_of(text.replace(*change)) != run.code_of(text)
+    core = (ROOT / "tinytrm.py").read_text(encoding="utf-8")
+    bare = re.sub(r"  # .*", "", core)  # comments behind code
+    assert bare != core and run.code_of(bare) == run.code_of(core)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
@@ -62,14 +75,23 @@ def test_shape_of_a_notebook(path):
     """Short enough for one sitting, with pictures, exercises, and a statement of its run time."""
     notebook = read(path)
     words = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
-    lines = sum(
-        bool(line.strip()) for c in code(notebook) for line in c.source.splitlines()
-    )  # fmt: skip
-    assert 30 <= len(notebook.cells) <= 50 and words <= 1800 and lines <= 200
-    assert sum(map(is_exercise, code(notebook))) == 3
-    assert re.search(r"\d+ (s|seconds|minutes?)\b", notebook.cells[0].source)
+    lines = sum(bool(line.strip()) for c in code(notebook) for line in c.source.splitlines())
     pictures = sum("image/png" in o.get("data", {}) for c in code(notebook) for o in c.outputs)
-    assert pictures >= 2 and path.stat().st_size < 700_000
+    assert re.search(r"\d+ seconds\b", notebook.cells[0].source)
+    assert "(../tinytrm.py)" in "".join(c.source for c in notebook.cells), "links what it explains"
+    assert words <= 1800 and path.stat().st_size < 700_000
+    if path.stem == "00_one_page":
+        assert len(notebook.cells) <= 30 and lines <= 120 and pictures == 1
+        return
+    assert 30 <= len(notebook.cells) <= 50 and lines <= 200 and pictures >= 2
+    assert sum(map(is_exercise, code(notebook))) == 3
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+def test_links_lead_somewhere(path):
+    text = "".join(c.source for c in read(path).cells if c.cell_type == "markdown")
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", text):
+        assert (path.parent / link).exists(), link
 
 
 @pytest.mark.slow
