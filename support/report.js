@@ -156,7 +156,7 @@ const mark = (k, x, y, shape = k) => el("path", {class: `mark s${k % 4}`, d: MAR
 function line(points, k) {
   const d = "M" + points.map(p => p.map(v => v.toFixed(1)).join(" ")).join("L");
   return el("g", {class: `s${k % 4}`}, el("path", {class: "series", d}),
-            ...points.length > 40 ? [] : points.map(([x, y]) => mark(k, x, y)));
+            ...points.length > 20 ? [] : points.map(([x, y]) => mark(k, x, y)));
 }
 
 function charts({runs, kind}) {
