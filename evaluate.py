@@ -4,6 +4,7 @@
     python evaluate.py runs/sudoku6 --steps 64 --halt    # think longer; stop when sure
     python evaluate.py runs/sudoku6 --rollouts 8         # think 8 times; the surest answer counts
     python evaluate.py runs/sudoku9 --data more.csv --json
+    python evaluate.py runs/sudoku6 runs/other --html page.html   # look at them, side by side
     python evaluate.py runs/arc1 --submission submission.json
     python evaluate.py runs/arc1 --pool runs/arc1/milestone-*.pt
     python evaluate.py --official CKPT --task arc1 --n 4 --T 3 --data PATH --identifiers FILE
@@ -24,6 +25,7 @@ from support.console import Parser, amount, check_target, count, count_or_none, 
 from support.cost import advice_on_memory, compile_net, wants_compilation
 from support.official import CELLS, official_task
 from support.processes import choose_device, device_of, join_processes, leave
+from support.report import Run, collect, write_page
 from support.rollouts import check_plot, plot_rollouts, rollouts
 from support.scoring import arc_result, describe, score, vote
 from support.tasks import Task, reopen, sample
@@ -33,8 +35,8 @@ from tinytrm import TRM, ranks
 def parser() -> Parser:
     """The flags."""
     p = Parser(description=__doc__)
-    p.add_argument("run", nargs="?", type=Path, help="a run folder, a checkpoint in it, or a file "
-                   "made by tinytrm.save")
+    p.add_argument("run", nargs="*", type=Path, help="a run folder, a checkpoint in it, or a file "
+                   "made by tinytrm.save; with --html several, side by side")
     p.add_argument("--data", type=Path, help="a CSV, a folder with test.csv, or the root of the "
                    "ARC folders (default: the run's)")
     p.add_argument("--steps", type=count,
@@ -45,7 +47,10 @@ def parser() -> Parser:
     p.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction,
                    help="torch.compile the network (default: on CUDA)")
-    p.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    p.add_argument("--json", action="store_true", help="print one JSON object (of each run) and "
+                   "nothing else")
+    p.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at: figures, "
+                   "charts, puzzles step by step")
     g = p.add_argument_group("test-time compute (Sudoku and mazes)")
     g.add_argument("--rollouts", type=count, metavar="K", help="think K times about each puzzle; "
                    "choose an answer by q, by who is sure first, and by vote; all but the first "
@@ -78,6 +83,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The flags' values. Exits with code 2 and one line where they make no sense together."""
     p = parser()
     args = p.parse_args(argv)
+    args.run, args.beside = (args.run or [None])[0], args.run[1:]
     if (args.run is None) == (args.official is None):
         p.error("give either a run folder or --official FILE")
     if args.official is None:
@@ -85,10 +91,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("task", "n", "T"):
         if args.official and getattr(args, name) is None:
             p.error(f"--official needs --{name}, which the file does not tell")
+    if args.html is None and args.beside:
+        p.error("several runs are evaluated at a time for --html FILE only")
+    if args.beside:
+        p.useless(args, "submission pool", "with several runs")
     if args.rollouts is None:
         p.useless(args, "noise plot", "without --rollouts K")
         if args.symmetry is not None:
             p.error("--symmetry and --no-symmetry do nothing without --rollouts K")
+    elif args.html:
+        p.error("--html shows puzzles thought about once; leave out --rollouts")
     elif args.halt:
         p.error('--rollouts takes all steps; see its line "by first" for halting')
     return args
@@ -131,11 +143,25 @@ def run(args: argparse.Namespace) -> None:
     join_processes(device)
     check_target("--submission", args.submission)
     check_target("--plot", args.plot)
+    check_target("--html", args.html)
     if args.plot:
         check_plot(args.plot)
+    for path in args.beside:
+        if not path.exists():
+            raise ValueError(f"{path}: no such run")
+    pages = [one(args, device)]
+    for path in args.beside:
+        args.run = path
+        pages.append(one(args, device))
+    if args.html and ranks()[0] == 0:
+        write_page(args.html, pages)
+
+
+def one(args: argparse.Namespace, device: torch.device) -> Run | None:
+    """Evaluate one model; for --html, what it thought."""
     model, task = open_model(args, device)
     how = dict(steps=args.steps, batch_size=args.batch_size)
-    votes = None
+    votes, page = None, None
     with advice_on_memory(args.batch_size, "--batch_size"):
         if args.rollouts:
             result = rollouts(task, model, args.rollouts, args.noise or 0,
@@ -144,13 +170,19 @@ def run(args: argparse.Namespace) -> None:
             result, votes = pooled(args, task, model, dict(how, halt=args.halt, copies=args.copies))
         else:
             result = score(task, model, halt=args.halt, **how)
-    result["remarks"] = [*task.remarks, *result.get("remarks", ())]
+        result["remarks"] = [*task.remarks, *result.get("remarks", ())]
+        if ranks()[0] == 0:
+            title = f"{args.run}\n" if args.beside and not args.json else ""
+            say(title + (json.dumps(result) if args.json else describe(result)))
+            if args.html:
+                page = collect(str(args.run or args.official), task, model, result, votes,
+                               args.run, **how)
     if ranks()[0] == 0:
-        say(json.dumps(result) if args.json else describe(result))
         if votes and args.submission:
             votes.write_submission(args.submission)
         if args.plot:
             plot_rollouts(result, args.plot)
+    return page
 
 
 def pooled(args: argparse.Namespace, task: Task, model: TRM, how: dict) -> tuple[dict, Votes]:

@@ -13,4 +13,5 @@
     cost.py         FLOPs, memory, hours, dollars; torch.compile; the benchmark
     rehearse.py     everything of a long run once, in a minute, before money is spent
     record.py       a finished run as a page of text
+    report.py       runs as one page to look at (with report.html and report.js)
 """

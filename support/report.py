@@ -1,0 +1,307 @@
+"""Runs as one page to look at: figures, charts, and puzzles step by step, in one file of HTML.
+
+    write_page(path, [collect("mine", task, model, score(task, model))])
+    write_page(path, [look("mine", model, Puzzles(inputs, labels))])  # without train.py
+
+Here is what the page shows; report.html and report.js show it. Nothing of the data becomes markup:
+it travels as JSON with every <, > and & escaped, and the script only ever sets text.
+"""
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import tinytrm
+from data import arc
+from data.files import replacing
+from support import cost
+from support.monitor import read_metrics
+from support.processes import device_of
+from support.tasks import Task
+from tinytrm import TRM, Puzzles
+
+PAGE, SCRIPT = (Path(__file__).with_suffix(suffix) for suffix in (".html", ".js"))
+THOUGHT, SHOWN = 1000, 100  # puzzles thought through for the charts; those of them to look at
+SIZE = 2_000_000  # characters of grids in a page at most; the page stays below 3 MB
+BINS = 10  # of the belief sigmoid(q)
+DIGITS = np.array(list("0123456789abcdefghijklmnopqrstuvwxyz"))
+
+
+@dataclass
+class Run:
+    """What a model thought about N puzzles in S steps, and how good it is."""
+    page: dict  # what the page says of the run as a whole
+    kind: str  # "sudoku", "maze", "arc" or "tokens"
+    box: list[int] | None  # rows and columns of a Sudoku's boxes
+    asked: Asked
+    answers: np.ndarray  # (S, N, cells)
+    q: np.ndarray  # (S, N)
+    right: np.ndarray  # (S, N) 1 right, 2 right in another way than the label, 0 wrong
+    marks: dict[str, np.ndarray]  # (N,) bool each: right, wrong, sure but wrong, slow
+
+
+class Asked(NamedTuple):
+    """N questions."""
+    inputs: np.ndarray  # (N, cells) tokens
+    labels: np.ndarray  # (N, cells); 0 is "not labelled", all 0 an answer that nobody knows
+    ids: np.ndarray  # (N,)
+    names: list[str]
+    numbers: list[int]  # among all, from 1
+    more: list[dict]  # ARC: examples, the first two attempts, the number of votes
+
+
+# ------------------------------------------------------------------------------------------------
+# What a model thinks
+
+
+def look(name: str, model: TRM, puzzles: Puzzles, steps: int | None = None) -> Run:
+    """A model of one's own on any puzzles. Raises ValueError."""
+    task = Task("tokens", model.config, None, puzzles, dict(data="puzzles of one's own"))
+    return collect(name, task, model, tinytrm.evaluate(model, puzzles, steps), steps=steps)
+
+
+def collect(name: str, task: Task, model: TRM, result: dict, votes: arc.Votes | None = None,
+            folder: Path | None = None, steps: int | None = None, batch_size: int = 256) -> Run:
+    """Think once more, all steps, about a sample of the puzzles. result and votes are what `score`
+    and `vote` returned; folder is where a metrics.csv may be."""
+    steps = steps or model.config.eval_steps
+    most = max(1, min(THOUGHT, 200_000_000 // (steps * model.config.seq_len)))  # bytes of memory
+    if task.kind == "arc":
+        asked, total = asked_arc(task, votes, most), sum(len(t.tests) for t in task.corpus.asked)
+    else:
+        test, total = task.test, len(task.test)
+        rows = np.arange(min(most, total)) * total // min(most, total)  # evenly spread
+        numbers = (rows + 1).tolist()
+        asked = Asked(test.inputs[rows], test.labels[rows], test.ids[rows], [""] * len(rows),
+                      numbers, [{}] * len(rows))
+    inputs, labels = asked.inputs, asked.labels
+    answers, q = thoughts(model, inputs, asked.ids, steps, batch_size)
+    known = np.any(labels > 0, axis=1)  # (N,)
+    if task.kind == "arc":  # what lies beyond the grid that a prediction shows says nothing
+        side = math.isqrt(model.config.seq_len)
+        answers = np.stack([[shown(a, side) for a in step] for step in answers])
+        right = (answers == labels).all(2)
+    else:
+        right = ((answers == labels) | (labels == 0)).all(2)
+    ways = right.astype(np.uint8)
+    for judge in task.judges.values():
+        ways[np.stack([judge(inputs, a, labels) for a in answers]) & ~right] = 2
+    won = ways[-1] > 0
+    if votes:  # the vote is what counts
+        won = np.array([any(a["right"] for a in m["attempts"]) for m in asked.more])
+    marks = judged(won, right, q, known)
+    page = dict(name=name, total=total, thought=len(inputs), steps=steps, known=bool(known.any()),
+                result=figures(result, right[:, known]), remarks=result.get("remarks", []),
+                counts={mark: int(rows.sum()) for mark, rows in marks.items()},
+                halting=halting(right[:, known], q[:, known]), curves=curves(folder),
+                bins=reliability(right[-1, known], q[-1, known]), facts=facts(task, model, folder))
+    return Run(page, task.kind, task.about.get("box"), asked, answers, q, ways, marks)
+
+
+def thoughts(model: TRM, inputs: np.ndarray, ids: np.ndarray, steps: int, batch_size: int
+             ) -> tuple[np.ndarray, np.ndarray]:
+    """Answers (S, N, cells) and q (S, N) after each step."""
+    small = np.uint8 if model.config.vocab_size <= 256 else np.int32
+    parts = []
+    for i in range(0, len(inputs), batch_size):
+        x, k = (torch.from_numpy(t[i:i + batch_size].astype(np.int64)).to(device_of(model))
+                for t in (inputs, ids))
+        steps_of = [(a.cpu().numpy().astype(small), b.float().cpu().numpy())
+                    for a, b, _ in tinytrm.think(model, x, k, steps)]
+        parts.append([np.stack(t) for t in zip(*steps_of)])
+    answers, q = (np.concatenate(t, 1) for t in zip(*parts))
+    return answers, q
+
+
+def asked_arc(task: Task, votes: arc.Votes | None, most: int) -> Asked:
+    """The plain copy of each test input; with it examples and the first two attempts."""
+    side, found = math.isqrt(task.config.seq_len), list[tuple]()
+    tokens = lambda grid: arc.encode(grid, side=side)
+    for one in task.corpus.asked:
+        for i, (question, answer) in enumerate(one.tests):
+            examples = [[pack(tokens(g)) for g in pair] for pair in one.pairs[:3]]
+            more: dict[str, Any] = dict(examples=examples, attempts=[], votes=0)
+            if votes:
+                counts = votes.counts.get((one.name, i), {})
+                more["votes"] = sum(n for n, _ in counts.values())
+                for grid in votes.ranked(one.name, i)[:2]:
+                    n, belief = counts[arc.pack(grid)]
+                    more["attempts"].append(dict(
+                        t=pack(tokens(grid)), votes=n, belief=round(belief / n / 2**32, 4),
+                        right=answer is not None and np.array_equal(grid, answer)))
+            label = np.zeros(side * side, np.uint8) if answer is None else tokens(answer)
+            name = one.name if len(one.tests) == 1 else f"{one.name}, test {i + 1}"
+            found.append((tokens(question), label, task.table.rows(one.name)[0], name,
+                          len(found) + 1, more))
+    inputs, labels, ids, *rest = zip(*found[:most])
+    return Asked(np.stack(inputs), np.stack(labels), np.array(ids), *map(list, rest))
+
+
+def shown(tokens: np.ndarray, side: int) -> np.ndarray:
+    """ARC: the tokens of the grid that a prediction shows, and nothing beyond its edges."""
+    grid = arc.decode(tokens, side)
+    return arc.encode(grid, side=side) if grid.size else np.zeros(side * side, np.uint8)
+
+
+# ------------------------------------------------------------------------------------------------
+# Figures
+
+
+def figures(result: dict, right: np.ndarray) -> dict:
+    """What `score` says, and for ARC, as by_step, how often one copy alone is right."""
+    keep = {k: v for k, v in result.items() if k != "remarks"}
+    if right.size:
+        keep.setdefault("by_step", right.mean(1).tolist())
+    return keep
+
+
+def judged(won: np.ndarray, right: np.ndarray, q: np.ndarray, known: np.ndarray
+           ) -> dict[str, np.ndarray]:
+    """What the page can be filtered by, (N,) bool each. Slow: right in the end, but after more than
+    twice the steps that half of the right ones need."""
+    tail = np.logical_and.accumulate(right[::-1]).sum(0)  # (N,) steps for which it has been right
+    needed, last = len(right) + 1 - tail, right[-1]
+    middle = np.median(needed[last]) if last.any() else 0
+    return dict(right=won & known, wrong=~won & known, sure=~won & known & (q[-1] > 0),
+                slow=last & known & (needed > 2 * middle))
+
+
+def halting(right: np.ndarray, q: np.ndarray) -> list[list[int]]:
+    """How many puzzles would halt (q > 0) after step 1 .. S, and never: those that are right then,
+    and those that are wrong. Who never halts keeps the last answer."""
+    S, halts = len(q), q > 0
+    first = np.where(halts.any(0), halts.argmax(0), S)  # (N,)
+    good = right[np.minimum(first, S - 1), np.arange(len(first))]
+    return [np.bincount(first[good == g], minlength=S + 1).tolist() for g in (True, False)]
+
+
+def reliability(right: np.ndarray, q: np.ndarray) -> list[list[float]]:
+    """[mean belief, share right, puzzles] of each bin of the belief sigmoid(q) that has any."""
+    finite = np.isfinite(q)
+    belief, good = 0.5 + 0.5 * np.tanh(0.5 * q[finite].astype(float)), right[finite]
+    place = np.minimum((belief * BINS).astype(int), BINS - 1)
+    return [[float(belief[place == b].mean()), float(good[place == b].mean()),
+             int((place == b).sum())] for b in range(BINS) if (place == b).any()]
+
+
+def curves(folder: Path | None) -> dict[str, list]:
+    """At most 200 means of consecutive rows of metrics.csv, and every evaluation. Empty without."""
+    rows = metrics_of(folder)
+    means = []
+    for part in np.array_split(np.arange(len(rows)), min(200, len(rows)) or 1):
+        some = [rows[i] for i in part]
+        means.append([int(some[-1]["step"]) if some else 0, *(
+            float(np.mean([float(r[key]) for r in some] or [0]))
+            for key in ("loss", "exact_accuracy", "cell_accuracy"))])
+    looks = [[int(r["step"]), float(r["held_out_exact"])] for r in rows if r["held_out_exact"]]
+    return dict(means=means, looks=looks) if rows else {}
+
+
+def metrics_of(folder: Path | None) -> list[dict[str, str]]:
+    """The rows of the run's metrics.csv, be `folder` the run's or something in it."""
+    for place in (folder, folder.parent) if folder else ():
+        if rows := read_metrics(place / "metrics.csv"):
+            return rows
+    return []
+
+
+def facts(task: Task, model: TRM, folder: Path | None) -> list[list[str]]:
+    """Pairs of what and how much."""
+    c, rows = model.config, metrics_of(folder)
+    found = [["parameters", f"{sum(p.numel() for p in model.parameters()):,}"],
+             ["network", f"{c.layers} layers, {c.mixer} mixer, dim {c.dim}"],
+             ["recursion", f"n = {c.n}, T = {c.T}, N_sup = {c.N_sup}"]]
+    if c.num_puzzles > 1:
+        found.append(["puzzle table", f"{c.num_puzzles:,} rows"])
+    if rows:
+        steps, seconds = int(rows[-1]["step"]), float(rows[-1]["seconds"])
+        found += [["trained", f"{steps:,} steps of {c.batch_size:,} puzzles"],
+                  ["time", f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 3600:,.1f} h"],
+                  ["compute", f"{cost.flops_per_step(c) * steps:.1e} FLOPs"]]
+    where = cost.describe_device(device_of(model))
+    return [*found, ["evaluated on", f"{where}, {cost.dtype_name(c, device_of(model))}"],
+            ["data", str(task.about.get("data", "")) or "unknown"]]
+
+
+# ------------------------------------------------------------------------------------------------
+# The page
+
+
+def write_page(path: Path, runs: Sequence[Run]) -> None:
+    """The page of one run or of several, complete or not at all. Raises OSError."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:  # those that thought about the same puzzles are shown side by side
+        same = run.kind, str(run.box), run.asked.inputs.tobytes(), run.asked.labels.tobytes()
+        groups.setdefault(same, []).append(run)
+    data = [group(some, SIZE // len(groups)) for some in groups.values()]
+    text = json.dumps(finite(data), separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    page, script = (file.read_text(encoding="utf-8") for file in (PAGE, SCRIPT))
+    with replacing(path) as file:
+        file.write(page.replace("{{script}}", script).replace("{{data}}", text).encode())
+
+
+def group(runs: Sequence[Run], size: int) -> dict:
+    """Runs on the same puzzles, and some of these puzzles, in about `size` characters at most."""
+    kind, asked = runs[0].kind, runs[0].asked
+    N, cells = asked.inputs.shape
+    most = max(int(t.max()) for r in runs for t in (asked.inputs, asked.labels, r.answers))
+    width = next(w for w in range(1, 9) if most < 36**w)  # characters of a token
+    each = width * cells * (2 + sum(len(r.answers) + 2 for r in runs) + 6 * (kind == "arc"))
+    rows = choice(runs, max(1, min(SHOWN, size // each)))
+    puzzles = [dict(n=asked.numbers[i], name=asked.names[i], x=pack(asked.inputs[i], width),
+                    t=pack(asked.labels[i], width), examples=asked.more[i].get("examples", []))
+               for i in rows]
+    side = math.isqrt(cells)
+    return dict(kind=kind, width=width, cells=cells, box=runs[0].box, puzzles=puzzles,
+                columns=side if side * side == cells else cells,
+                runs=[dict(r.page, thoughts=[thought(r, i, width) for i in rows]) for r in runs])
+
+
+def choice(runs: Sequence[Run], count: int) -> list[int]:
+    """Rows of `count` puzzles to look at: a quarter that some run is sure of and has wrong, a
+    quarter wrong, a quarter slow, as far as there are such, the others as they come."""
+    order = np.random.default_rng(0).permutation(len(runs[0].asked.inputs))
+    picked: dict[int, None] = {}
+    for mark in ("sure", "wrong", "slow", ""):
+        some = np.any([r.marks[mark] for r in runs], 0)[order] if mark else slice(None)
+        fresh = [i for i in order[some].tolist() if i not in picked]
+        picked.update(dict.fromkeys(fresh[:count - len(picked) if not mark else count // 4]))
+    return sorted(picked)
+
+
+def thought(run: Run, i: int, width: int) -> dict:
+    """What a run thought about puzzle i: answers ("": the one before) and q after each step; s,
+    how right each was, or "" where nobody knows; m, its marks; ARC's attempts."""
+    texts, more = [pack(a, width) for a in run.answers[:, i]], run.asked.more[i]
+    known = run.asked.labels[i].any()
+    return dict(a=["" if k and t == texts[k - 1] else t for k, t in enumerate(texts)],
+                q=[float(f"{v:.4g}") for v in run.q[:, i]],
+                s="".join(map(str, run.right[:, i])) if known else "",
+                m=[name for name, mark in run.marks.items() if mark[i]],
+                attempts=more.get("attempts", []), votes=more.get("votes", 0))
+
+
+def pack(tokens: np.ndarray, width: int = 1) -> str:
+    """Tokens (cells,) as base-36 numbers of `width` characters each; zeros at the end are left
+    out, but for the first token."""
+    last = int(np.flatnonzero(tokens).max(initial=0)) + 1
+    places = 36 ** np.arange(width - 1, -1, -1)
+    return "".join(DIGITS[tokens[:last, None] // places % 36].ravel().tolist())
+
+
+def finite(value: Any) -> Any:
+    """The same, with None for what is no number: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,440 @@
+"""The page of --html: the right numbers, nothing of the data as markup, hands on in a browser."""
+import dataclasses
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+import tinytrm
+from conftest import ROOT, program, tiny, toy_puzzles
+from data import arc, maze, sudoku
+from data.arc_mini import mini_corpus
+from support.presets import PRESETS
+from support.report import (
+    BINS,
+    SHOWN,
+    collect,
+    finite,
+    halting,
+    judged,
+    look,
+    pack,
+    reliability,
+    shown,
+    write_page,
+)
+from support.scoring import arc_result, score, vote
+from support.tasks import Task
+from tinytrm import Puzzles
+
+HOSTILE = ("</script><script>window.hacked = 1</script><img src=x onerror=\"window.hacked = 1\">"
+           "&amp;'")
+
+
+def data_of(path) -> list:
+    """What a page knows."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text,
+                                re.S)[1])
+
+
+def unpack(text, width, cells) -> list[int]:
+    tokens = [int(text[i:i + width], 36) for i in range(0, len(text), width)]
+    return tokens + [0] * (cells - len(tokens))
+
+
+# ------------------------------------------------------------------------------------------------
+# One run of each kind: tokens, some of which are learned, Sudoku, mazes and ARC
+
+
+@pytest.fixture(scope="module")
+def copying():
+    """A model that has learned to copy, and puzzles of which a quarter want something else."""
+    x = toy_puzzles(160, vocab=6).inputs
+    labels = np.where(np.arange(160)[:, None] % 4 == 3, x % 5 + 1, x)
+    labels[:, 0] = 0  # not labelled
+    config = tiny(steps=150, lr=1e-2, batch_size=32, halt_weight=2.0, num_puzzles=1, n=1, T=1,
+                  ema=0.9)
+    return tinytrm.train(config, Puzzles(x, x)), Puzzles(x, labels)
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    """kind -> (task, untrained model)."""
+    found = {}
+    x, y = sudoku.generate(20, (2, 2), clues=8, seed=1)
+    found["sudoku"] = Task("sudoku", tiny(seq_len=16, vocab_size=6), None, Puzzles(x, y),
+                           dict(data="made", box=[2, 2]))
+    x, y = maze.generate(12, side=6, seed=1)
+    found["maze"] = Task("maze", tiny(seq_len=36, vocab_size=6), None, Puzzles(x, y),
+                         dict(data="made"), judges={"valid_path_accuracy": maze.valid_paths})
+    corpus, config = mini_corpus(), PRESETS["arc-mini"].config
+    first = corpus.asked[0]
+    several = [first._replace(name=HOSTILE), *(t for t in corpus.tasks.values() if t is not first)]
+    corpus = arc.Corpus("mini", {task.name: task for task in several})
+    table = arc.build_table(corpus, 3)
+    config = dataclasses.replace(config, dim=16, heads=2, num_puzzles=len(table), eval_steps=3)
+    found["arc"] = Task("arc", config, None, None, dict(data=HOSTILE), corpus=corpus, table=table)
+    return {kind: (task, tinytrm.TRM(task.config).eval()) for kind, task in found.items()}
+
+
+@pytest.fixture(scope="module")
+def runs(copying, tasks):
+    """The runs of a page with all kinds; two on the same puzzles."""
+    some = [look(HOSTILE, *copying), look("untrained", tinytrm.TRM(copying[0].config), copying[1])]
+    for kind, (task, model) in tasks.items():
+        votes = None
+        if kind == "arc":
+            votes, seen = vote(task, model)
+            result = arc_result(task, votes, seen)
+        else:
+            result = score(task, model)
+        some.append(collect(kind, task, model, dict(result, remarks=["beware"]), votes))
+    return some
+
+
+@pytest.fixture(scope="module")
+def page(runs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_page(path, runs)
+    return path
+
+
+def test_runs_on_the_same_puzzles_are_grouped(page):
+    assert [(g["kind"], len(g["runs"])) for g in data_of(page)] == [
+        ("tokens", 2), ("sudoku", 1), ("maze", 1), ("arc", 1)]
+
+
+def test_figures_are_those_of_evaluate(page, copying):
+    run = data_of(page)[0]["runs"][0]
+    want = tinytrm.evaluate(*copying)
+    assert 0.5 < want["exact_accuracy"] < 0.9, "the model of this test should be right at times"
+    assert run["result"] == want
+    assert sum(map(sum, run["halting"])) == run["thought"] == 160
+    assert sum(n for _, _, n in run["bins"]) == 160
+    counts = run["counts"]
+    assert counts["right"] == round(160 * want["exact_accuracy"])
+    assert counts["right"] + counts["wrong"] == 160 and counts["sure"] > 0
+
+
+def test_thoughts_are_those_of_think(page, copying):
+    group, (model, puzzles) = data_of(page)[0], copying
+    rows = [p["n"] - 1 for p in group["puzzles"]]
+    solution = tinytrm.solve(model, puzzles.inputs[rows])
+    for i, (row, p, t) in enumerate(zip(rows, group["puzzles"], group["runs"][0]["thoughts"])):
+        read = [unpack(s, group["width"], group["cells"]) for s in (p["x"], p["t"])]
+        assert read == [puzzles.inputs[row].tolist(), puzzles.labels[row].tolist()]
+        last = [a for a in t["a"] if a][-1]
+        assert unpack(last, group["width"], group["cells"]) == solution.answers[i].tolist()
+        assert t["q"][-1] == pytest.approx(solution.q[i], rel=1e-3)
+        right = (solution.answers[i] == puzzles.labels[row])[1:].all()
+        assert t["s"][-1] == str(int(right)) and ("right" in t["m"]) == right
+
+
+@pytest.mark.parametrize("kind", ["sudoku", "maze", "arc"])
+def test_figures_of_the_other_kinds(page, tasks, kind):
+    group = next(g for g in data_of(page) if g["kind"] == kind)
+    (task, model), run = tasks[kind], group["runs"][0]
+    want = json.loads(json.dumps(score(task, model)))
+    assert {k: run["result"][k] for k in want} == want
+    assert run["remarks"] == ["beware"] and len(run["result"]["by_step"]) == run["steps"]
+    assert ["parameters", f"{sum(p.numel() for p in model.parameters()):,}"] in run["facts"]
+
+
+def test_arc_shows_the_vote(page, tasks):
+    group, (task, model) = data_of(page)[-1], tasks["arc"]
+    votes, _ = vote(task, model)
+    asked = [(t, i) for t in task.corpus.asked for i in range(len(t.tests))]
+    assert len(asked) == len(group["puzzles"]) == group["runs"][0]["total"]
+    assert any(HOSTILE in p["name"] for p in group["puzzles"])
+    for (one, i), p, t in zip(asked, group["puzzles"], group["runs"][0]["thoughts"]):
+        assert unpack(p["x"], 1, 16) == arc.encode(one.tests[i][0], side=4).tolist()
+        tries = [arc.encode(g, side=4).tolist() for g in votes.ranked(one.name, i)[:2]]
+        assert [unpack(a["t"], 1, 16) for a in t["attempts"]] == tries
+        assert sum(a["votes"] for a in t["attempts"]) <= t["votes"] <= 4
+
+
+def test_maze_answers_may_be_right_in_another_way(monkeypatch):
+    """An open 3x3 square has several shortest paths."""
+    x = np.array([[3, 2, 2, 2, 2, 2, 2, 2, 4]])
+    paths = [[3, 5, 5, 2, 2, 5, 2, 2, 4], [3, 2, 2, 5, 2, 2, 5, 5, 4], [3, 5, 2, 2, 2, 2, 2, 2, 4]]
+    task = Task("maze", tiny(vocab_size=6), None, Puzzles(x, paths[:1]), {},
+                judges={"valid_path_accuracy": maze.valid_paths})
+    monkeypatch.setattr("support.report.thoughts", lambda *_: (
+        np.array(paths)[:, None], np.zeros((3, 1))))
+    run = collect("m", task, tinytrm.TRM(task.config), {})
+    assert run.right[:, 0].tolist() == [1, 2, 0]
+
+
+# ------------------------------------------------------------------------------------------------
+# Parts
+
+
+def test_tokens_are_packed():
+    assert pack(np.array([1, 0, 35, 10, 0, 0])) == "10za"
+    assert pack(np.zeros(4, int)) == "0"
+    assert unpack(pack(np.array([36, 0, 1295]), 2), 2, 4) == [36, 0, 1295, 0]
+
+
+def test_halting_and_reliability():
+    q = np.array([[1, -1, -1, -1], [1, 2, -2, np.nan]])
+    right = np.array([[0, 0, 0, 0], [1, 1, 1, 0]], bool)
+    assert halting(right, q) == [[0, 1, 1], [1, 0, 1]]  # the first halts while it is still wrong
+    bins = reliability(right[1], q[1])
+    assert sum(n for _, _, n in bins) == 3 and all(0 <= b <= 1 for b, *_ in bins)
+    assert len(reliability(np.ones(99, bool), np.linspace(-50, 50, 99))) <= BINS
+    marks = judged(right[1], right, q, np.ones(4, bool))
+    assert marks["right"].tolist() == [1, 1, 1, 0] and not marks["sure"].any()
+
+
+def test_slow_ones_took_twice_the_median():
+    right = np.zeros((8, 5), bool)
+    for i, first in enumerate([0, 0, 1, 5, 8]):  # steps after which each comes right, and stays so
+        right[first:, i] = True
+    marks = judged(right[-1], right, np.ones(right.shape), np.ones(5, bool))
+    assert marks["slow"].tolist() == [0, 0, 0, 1, 0] and marks["sure"].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_only_the_grid_of_an_arc_answer_counts():
+    square = np.array([[5, 6, 1], [7, 8, 1], [1, 1, 9]])
+    assert shown(square.ravel(), 3).tolist() == [5, 6, 1, 7, 8, 1, 1, 1, 0]
+    assert shown(np.ones(9, int), 3).tolist() == [0] * 9
+
+
+def test_what_is_no_number_is_null():
+    value = {"a": [float("nan"), 1.5, {"b": float("inf")}]}
+    assert finite(value) == {"a": [None, 1.5, {"b": None}]}
+
+
+def test_a_model_gone_astray_has_a_page(tmp_path):
+    model = tinytrm.TRM(tiny())
+    model.q_bias.data.fill_(float("nan"))
+    write_page(tmp_path / "page.html", [look("astray", model, toy_puzzles(5))])
+    thought = data_of(tmp_path / "page.html")[0]["runs"][0]["thoughts"][0]
+    assert thought["q"] == [None] * 4
+
+
+def test_wrong_and_slow_puzzles_are_among_the_shown(page):
+    group = data_of(page)[0]
+    marks = [t["m"] for t in group["runs"][0]["thoughts"]]
+    assert len(marks) == SHOWN and [p["n"] for p in group["puzzles"]] == sorted(
+        p["n"] for p in group["puzzles"])
+    assert sum("wrong" in m for m in marks) >= 25 and sum("right" in m for m in marks) >= 25
+
+
+def test_nothing_becomes_markup(page):
+    text = page.read_text(encoding="utf-8")
+    assert "hacked" in text and "window.hacked = 1</script>" not in text and "<img" not in text
+    assert text.count("</script>") == 2 and "{{" not in text.split("<script>")[0]
+    code = re.sub(r'<script type="application/json".*?</script>', "", text, flags=re.S)
+    for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "@import",
+                 "fetch(", "src="):
+        assert word not in code, word
+    assert set(re.findall(r"https?://[^\"]*", code)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_large_pages_stay_small(tmp_path):
+    config = tiny(seq_len=900, vocab_size=6, n=1, T=1, mixer="attention")
+    random = np.random.default_rng(0).integers(1, 6, (2, 120, 900))
+    model = tinytrm.TRM(config)
+    run = look("large", model, Puzzles(random[0, :2], random[1, :2]), steps=1)
+    run.page.update(total=120)
+    run = dataclasses.replace(run, asked=run.asked._replace(
+        inputs=random[0], labels=random[1], numbers=list(range(120)), names=[""] * 120,
+        more=[{}] * 120), answers=np.random.default_rng(1).integers(1, 6, (64, 120, 900)),
+        q=np.zeros((64, 120)), right=np.zeros((64, 120), np.uint8),
+        marks={m: np.zeros(120, bool) for m in run.marks})
+    write_page(tmp_path / "page.html", [run, dataclasses.replace(run, page=dict(run.page))])
+    assert (tmp_path / "page.html").stat().st_size < 3_000_000
+    assert 5 < len(data_of(tmp_path / "page.html")[0]["puzzles"]) < SHOWN
+
+
+# ------------------------------------------------------------------------------------------------
+# evaluate.py
+
+
+@pytest.mark.parametrize("words, said", [
+    ("gone/page.html", "--html gone/page.html: cannot be written there"),
+    (".", "is a folder"),
+    ("page.html --rollouts 2", "leave out --rollouts"),
+    ("page.html --submission s.json", "--submission does nothing with several runs"),
+])
+def test_refused_before_the_work(refused, words, said):
+    assert said in refused("evaluate.py", "run", "other", "--html", *words.split())
+
+
+def test_several_runs_need_a_page(refused, trained):
+    assert "--html FILE only" in refused("evaluate.py", trained[0], trained[0])
+    assert "gone: no such run" in refused("evaluate.py", trained[0], "gone", "--html", "page.html")
+
+
+def test_the_program_writes_it(trained, tmp_path):
+    path, out = tmp_path / "page.html", trained[0]
+    said, _ = program("evaluate.py", out, out / "checkpoint-00000020", "--html", path, "--device",
+                      "cpu")
+    (group,) = data_of(path)
+    accuracy = [float(v) / 100 for v in re.findall(r"held out  ([\d.]+)%", said)]
+    assert [r["result"]["exact_accuracy"] for r in group["runs"]] == pytest.approx(accuracy)
+    assert [r["name"] for r in group["runs"]] == [str(out), str(out / "checkpoint-00000020")]
+    assert group["runs"][0]["curves"]["means"][-1][0] == 25
+    facts = dict(group["runs"][0]["facts"])
+    assert facts["trained"] == "25 steps of 16 puzzles" and facts["time"].endswith(" s")
+
+
+# ------------------------------------------------------------------------------------------------
+# In a browser
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+                None)
+FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-extensions "
+         "--disable-background-networking --disable-component-update --disable-sync "
+         "--enable-logging=stderr --v=0 --virtual-time-budget=20000 --dump-dom").split()
+WATCH = """<script>
+window.trouble = [];
+for (const kind of ["error", "unhandledrejection", "securitypolicyviolation"])
+  addEventListener(kind, e => trouble.push(kind + (e.message || e.reason || e.blockedURI)), true);
+</script>"""
+ACT = """<script>
+const press = (key, on = document.getElementById("browser")) =>
+  on.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+const by = id => document.getElementById(id), text = id => by(id).textContent;
+const picture = () => by("panels").innerHTML;
+const titles = () => [...by("puzzle").options].map(o => o.text);
+const slide = s => { by("step").value = s; by("step").oninput(); };
+const search = word => { by("find").value = word; by("find").onchange(); };
+const chosen = () => by("puzzle").selectedOptions[0].text;
+const pick = mark => document.querySelector(`[value=${mark}]`).click();
+const wait = time => new Promise(done => setTimeout(done, time));
+(async () => {
+  const seen = {};
+  try { ACTIONS } catch (e) { trouble.push(String(e.stack)); }
+  seen.trouble = trouble; seen.hacked = window.hacked || 0;
+  seen.requests = performance.getEntriesByType("resource").map(e => e.name);
+  document.body.replaceChildren(Object.assign(document.createElement("pre"),
+    {id: "seen", textContent: JSON.stringify(seen)}));
+})();
+</script>"""
+
+
+def in_browser(page, folder, actions, fragment="") -> dict:
+    """Open a copy of the page, act, and return what the actions put into `seen`."""
+    copy = folder / "copy.html"
+    text = page.read_text(encoding="utf-8").replace('<meta charset="utf-8">',
+                                                    '<meta charset="utf-8">' + WATCH, 1)
+    copy.write_text(text.replace("</html>", ACT.replace("ACTIONS", actions) + "</html>"), "utf-8")
+    done = subprocess.run([CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}",
+                           copy.as_uri() + fragment], capture_output=True, text=True, timeout=120)
+    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.S)
+    assert found, done.stderr[-2000:]
+    seen = json.loads(html.unescape(found[1]))
+    assert "CONSOLE" not in done.stderr, done.stderr
+    assert (seen["trouble"], seen["requests"], seen["hacked"]) == ([], [], 0)
+    return seen
+
+
+browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+
+
+@browser
+def test_hands_on_the_page(page, tmp_path):
+    seen = in_browser(page, tmp_path, """
+      seen.title = document.title;
+      seen.heading = document.querySelector("#figures h2").textContent;
+      seen.tile = document.querySelector("#figures b").textContent;
+      seen.start = text("where");
+      const pictures = [picture()];
+      slide(2); pictures.push(picture()); seen.slider = text("where");
+      press("ArrowRight"); pictures.push(picture()); seen.right = text("where");
+      press("ArrowLeft"); seen.left = text("where"); seen.back = picture() === pictures[1];
+      by("forth").click(); seen.forth = text("where");
+      seen.distinct = new Set(pictures).size;
+      const before = chosen(); press("j"); const after = chosen(); press("k");
+      seen.puzzles = [before !== after, chosen() === before];
+      press("ArrowDown"); seen.down = chosen() === after; press("ArrowUp");
+      press("ArrowDown", document.body); seen.scrolls = chosen() === before;
+      seen.live = text("live");
+      pick("wrong"); seen.wrong = titles();
+      pick("sure"); seen.sure = titles();
+      pick("right"); seen.good = titles();
+      search(seen.wrong[3].split(" ")[1]); seen.found = chosen();
+      search("9999"); seen.none = text("found");
+      slide(0); press(" "); seen.pause = text("play");
+      await wait(2000); seen.played = text("where");
+      press(" "); seen.play = text("play");
+      await wait(1500); seen.stopped = text("where");
+    """)
+    assert seen["title"] == "TinyTRM on 3×3 grids" and seen["heading"] == HOSTILE
+    group = data_of(page)[0]
+    run, other = group["runs"]
+    assert seen["tile"] == f"{100 * run['result']['exact_accuracy']:.1f} %"
+    assert [seen[k] for k in ("start", "slider", "right", "left", "forth")] == [
+        "the question", "step 2 of 4", "step 3 of 4", "step 2 of 4", "step 3 of 4"]
+    assert seen["back"] and seen["distinct"] == 3 and seen["puzzles"] == [True, True]
+    assert seen["down"] and seen["scrolls"] and "step 3 of 4" in seen["live"]
+
+    def numbers(titles):
+        return [int(t.split()[1]) for t in titles]
+
+    def those(test):
+        return [p["n"] for p, a, b in zip(group["puzzles"], run["thoughts"], other["thoughts"])
+                if test(a["m"], b["m"])]
+
+    assert numbers(seen["wrong"]) == those(lambda a, b: "wrong" in a or "wrong" in b)
+    assert numbers(seen["sure"]) == those(lambda a, b: "sure" in a or "sure" in b)
+    assert numbers(seen["good"]) == those(lambda a, b: "right" in a and "right" in b) or not (
+        those(lambda a, b: "right" in a and "right" in b))
+    assert seen["found"] == seen["wrong"][3] and seen["none"] == "not in this page"
+    assert "Pause" in seen["pause"] and "Play" in seen["play"]
+    assert seen["played"] == seen["stopped"] == "step 2 of 4"
+
+
+@browser
+def test_all_kinds_in_a_narrow_window(page, tmp_path):
+    """Each kind's picture has what its answers say, changes with the step, and nothing sticks out
+    of 390 pixels."""
+    seen = in_browser(page, tmp_path, """
+      document.documentElement.style.width = "390px";
+      seen.kinds = {};
+      for (const option of by("set").options) {
+        by("set").value = option.value; by("set").onchange();
+        const pictures = new Set(), wide = new Set();
+        for (let s = 0; s <= Number(by("step").max); s++) {
+          slide(s); pictures.add(picture());
+          for (const e of document.querySelectorAll("main *"))
+            if (!e.closest(".scroll, pre, #live") && e.getBoundingClientRect().right > 391)
+              wide.add(e.outerHTML.slice(0, 100));
+        }
+        seen.kinds[option.text.split(":")[0]] = {
+          pictures: pictures.size, wide: [...wide],
+          strikes: by("panels").querySelectorAll("section:first-child .strike").length,
+          said: document.querySelector(".state b").textContent, names: titles(),
+          charts: by("charts").querySelectorAll("svg").length, title: text("title")};
+      }
+    """)
+    kinds = seen["kinds"]
+    assert list(kinds) == ["3×3 grids", "4×4 Sudoku", "6×6 mazes", "ARC"]
+    for name, kind in kinds.items():
+        assert kind["wide"] == [] and kind["charts"] >= 3 and name in kind["title"], (name, kind)
+        wrong = re.fullmatch(r"✗ (\d+) cells? wrong", kind["said"])
+        assert kind["pictures"] >= 2
+        if wrong and "mazes" not in name:  # a maze's missed cells are rings
+            assert kind["strikes"] == int(wrong[1]) > 0
+    assert kinds["ARC"]["names"][0].startswith(f"puzzle 1 {HOSTILE}"[:40])
+
+
+@browser
+def test_a_link_to_one_picture(page, tmp_path):
+    n = data_of(page)[0]["puzzles"][7]["n"]
+    seen = in_browser(page, tmp_path, "seen.at = [chosen().split(' ')[1], text('where')];",
+                      f"#puzzle={n}&step=3")
+    assert seen["at"] == [str(n), "step 3 of 4"]
+
+
+def test_the_template_is_readable():
+    for name in ("report.html", "report.js"):
+        lines = (ROOT / "support" / name).read_text(encoding="utf-8").splitlines()
+        assert len(lines) < 500 and max(map(len, lines)) <= 120, name
