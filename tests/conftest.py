@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 torch.set_num_threads(min(2, torch.get_num_threads()))
+# Under nohup, or behind an `&` of sh, these are ignored, and all programs started here would do so.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from data import sudoku  # noqa: E402
 from support.console import signals  # noqa: E402
@@ -57,9 +61,13 @@ def run(command, cwd=ROOT, **env) -> subprocess.CompletedProcess:
 
 
 def begin(command) -> subprocess.Popen:
-    """Start a command, to read and to disturb while it runs."""
+    """Start a command, to read and to disturb while it runs, for five minutes at most."""
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen([*map(str, command)], cwd=ROOT, env=ENV, **pipes)
+    process = subprocess.Popen([*map(str, command)], cwd=ROOT, env=ENV, **pipes)
+    timer = threading.Timer(300, process.kill)
+    timer.daemon = True
+    timer.start()
+    return process
 
 
 def torchrun(processes, *args, restarts=0) -> subprocess.CompletedProcess:
