@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import tinytrm
-from conftest import ROOT, tiny, toy_puzzles
+from conftest import ROOT, run, tiny, toy_puzzles
 from support.official import OFFICIAL_NAMES, load_official
 from support.presets import PRESETS
 from tinytrm import TRM, Config, Puzzles, State
@@ -666,6 +666,5 @@ def on_step(state, metrics):
 tinytrm.train(tiny(steps=10_000, n=1, T=1, N_sup=1), toy_puzzles(), on_step=on_step)
 assert seen[-1] - seen[0] < 20_000, seen  # kB
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", capture_output=True,
-                          text=True)
+    done = run([sys.executable, "-c", code])
     assert done.returncode == 0, done.stderr
