@@ -1,6 +1,6 @@
 """Train a Tiny Recursive Model.
 
-    python train.py                                     # 6x6 Sudoku on a laptop: two minutes
+    python train.py                                     # 6x6 Sudoku on a laptop: a minute
     python train.py --preset sudoku                     # the paper's model on Sudoku-Extreme
     python train.py --preset sudoku9 --data my.csv      # your own puzzles, source,question,answer
     torchrun --nproc_per_node=4 train.py --preset arc1  # four GPUs compute the same as one

@@ -103,6 +103,7 @@ def describe(result: dict) -> str:
 
 
 def describe_arc(result: dict) -> list[str]:
+    """pass@k, or that there is nothing to score against."""
     if not result["pass_at"]:
         return [f"answered  {result['puzzles']:,} tasks by {result['predictions']:,} predictions; "
                 "there are no answers to score against"]
@@ -112,6 +113,7 @@ def describe_arc(result: dict) -> list[str]:
 
 
 def describe_rollouts(result: dict) -> list[str]:
+    """A table: ways to choose against numbers of rollouts."""
     table = result["rollouts"]
     lines = ["rollouts  " + "".join(f"{k:>8}" for k in table["q"])]
     for name, points in table.items():
@@ -121,6 +123,7 @@ def describe_rollouts(result: dict) -> list[str]:
 
 
 def describe_puzzles(result: dict) -> list[str]:
+    """Exact accuracy, and how it grows over the steps."""
     steps = result["by_step"]
     some = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < len(steps)} | {len(steps)})
     lines = [f"held out  {result['exact_accuracy']:.1%} of {result['puzzles']:,} puzzles exactly "
