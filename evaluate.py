@@ -27,7 +27,7 @@ from support.official import CELLS, official_task
 from support.processes import choose_device, device_of, join_processes, leave
 from support.report import Run, collect, write_page
 from support.rollouts import check_plot, plot_rollouts, rollouts
-from support.scoring import arc_result, describe, score, vote
+from support.scoring import Seen, arc_result, describe, score, vote
 from support.tasks import Task, reopen, sample
 from tinytrm import TRM, ranks
 
@@ -161,25 +161,26 @@ def one(args: argparse.Namespace, device: torch.device) -> Run | None:
     """Evaluate one model; for --html, what it thought."""
     model, task = open_model(args, device)
     how = dict(steps=args.steps, batch_size=args.batch_size)
-    votes, page = None, None
+    seen, page = Seen(), None
     with advice_on_memory(args.batch_size, "--batch_size"):
         if args.rollouts:
             result = rollouts(task, model, args.rollouts, args.noise or 0,
                               args.symmetry is not False, **how)
         elif task.kind == "arc":
-            result, votes = pooled(args, task, model, dict(how, halt=args.halt, copies=args.copies))
+            result, seen.votes = pooled(args, task, model,
+                                        dict(how, halt=args.halt, copies=args.copies))
         else:
-            result = score(task, model, halt=args.halt, **how)
+            result = score(task, model, halt=args.halt, seen=seen if args.html else None, **how)
         result["remarks"] = [*task.remarks, *result.get("remarks", ())]
         if ranks()[0] == 0:
             title = f"{args.run}\n" if args.beside and not args.json else ""
             say(title + (json.dumps(result) if args.json else describe(result)))
             if args.html:
-                page = collect(str(args.run or args.official), task, model, result, votes,
+                page = collect(str(args.run or args.official), task, model, result, seen,
                                args.run, **how)
     if ranks()[0] == 0:
-        if votes and args.submission:
-            votes.write_submission(args.submission)
+        if args.submission:
+            seen.votes.write_submission(args.submission)
         if args.plot:
             plot_rollouts(result, args.plot)
     return page

@@ -33,8 +33,9 @@ from support.presets import PRESETS
 from support.processes import choose_device, from_rank_0, join_processes, leave, rank_0_first
 from support.record import check_record, write_record
 from support.rehearse import rehearse
+from support.report import Live, page_path
 from support.rollouts import rollouts
-from support.scoring import describe, score, thinking
+from support.scoring import Seen, describe, score, thinking
 from support.tasks import Task, copies, open_task, sample
 from tinytrm import Config, State, ranks
 
@@ -84,6 +85,8 @@ def parser() -> Parser:
                    help="ARC: augmented copies that vote at the end (default 8)")
     g.add_argument("--record", type=Path, metavar="FOLDER",
                    help="at the end, rollouts too, and all figures as FOLDER/PRESET-seedN.md, .csv")
+    g.add_argument("--html", nargs="?", const=True, metavar="FILE", help="a page to look at "
+                   "(default: OUT/report.html), refreshed at each evaluation and at the end")
     g.add_argument("--log_seconds", type=amount, default=5, metavar="S",
                    help="a line of progress every so often")
     g = p.add_argument_group("instead of training")
@@ -137,6 +140,9 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
         p.useless(args, "augment_mazes", f"for {kind}")
     if config.mixer == "mlp":
         p.useless(args, "heads", "with --mixer mlp")
+    for how in ("dry_run", "rehearse", "bench"):
+        if getattr(args, how):
+            p.useless(args, "html", f"with --{how.replace('_', '-')}")
     if not args.bench:
         p.useless(args, "bench_seconds", "without --bench")
         if not args.dry_run:
@@ -163,6 +169,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
         start = from_rank_0(check_folder, out, given, args.resume, args.overwrite)
     if args.record:
         check_record(args.record)
+    html = page_path(args.html, out)
     task = rank_0_first(prepare, args, config)
     schedule = Schedule(args.save_every, args.save_minutes, args.eval_every, args.milestones,
                         args.log_seconds, args.price)
@@ -183,14 +190,18 @@ def run(args: argparse.Namespace, config: Config) -> None:
                 said += f"resumed   {start}, step {state.step:,}{remark}\n"
             say(said, end="")
             start_metrics(out / "metrics.csv", state.step)
-        begun, first, monitor = time.time(), state.step, Monitor(out, task, schedule)
+        page = Live(html, task, out) if html and ranks()[0] == 0 else None
+        begun, first, monitor = time.time(), state.step, Monitor(out, task, schedule, page)
         with signals.later(), cost.advice_on_memory(cost.pieces(config), "--micro_batch"):
             tinytrm.train(task.config, task.train, state=state, on_step=monitor)
         with signals.at_once("stopped while evaluating, all saved; go on with --resume"):
+            how = monitor.trained(state)
             if ranks()[0] == 0:
-                save_model(out / "model.pt", state.ema, **task.extra())
+                save_model(out / "model.pt", state.ema, **monitor.extra(state))
                 say(trained(state, monitor, first, time.time() - begun, out))
-            report(args, task, state, out)
+            result, seen = report(args, task, state, out)
+            if page:
+                page(state.ema, result, seen, how)
 
 
 def prepare(args: argparse.Namespace, config: Config) -> Task:
@@ -226,10 +237,13 @@ def trained(state: State, monitor: Monitor, first: int, seconds: float, out: Pat
     return text
 
 
-def report(args: argparse.Namespace, task: Task, state: State, out: Path) -> None:
-    """Evaluate the trained model, show one answer, write the record if asked."""
+def report(args: argparse.Namespace, task: Task, state: State, out: Path) -> tuple[dict, Seen]:
+    """Evaluate the trained model, show one answer, write the record if asked. Returns what `score`
+    returned and saw."""
     copies = 8 if args.eval_copies is None else args.eval_copies
-    result = dict(score(task, state.ema, copies=copies), remarks=[*task.remarks])
+    seen = Seen()
+    result = dict(score(task, state.ema, copies=copies, seen=seen if args.html else None),
+                  remarks=[*task.remarks])
     if task.kind == "arc":
         result["remarks"].append(f"by up to {1 + copies} votes for a question; all copies vote in "
                                  f"python evaluate.py {out}")
@@ -242,6 +256,7 @@ def report(args: argparse.Namespace, task: Task, state: State, out: Path) -> Non
         if ranks()[0] == 0:
             name = f"{args.preset}-seed{task.config.seed}"
             write_record(args.record, name, out, task, state, [result, more])
+    return result, seen
 
 
 def headline(task: Task, state: State) -> str:

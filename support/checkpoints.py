@@ -172,7 +172,7 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
     state.ema.load_state_dict(ema.state_dict())  # the puzzle table is shared, so this fills both
     state.model.load_state_dict(weights, strict=False)
     state.optimizer.load_state_dict(optimizer)
-    state.step = step
+    state.step, state.ema.extra = step, ema.extra  # the latter says how it was trained
     if carry is None:
         return f", by {then} processes: the puzzles in thought start anew"
     device = state.carry.ids.device

@@ -173,6 +173,18 @@ def describe_device(device: torch.device) -> str:
     return f"{device.type}" + (f" ({name})" if name and device.type == "cpu" else "")
 
 
+def hardware(device: torch.device) -> str:
+    """What all processes run on."""
+    processes = f"{ranks()[1]} x " if ranks()[1] > 1 else ""
+    return processes + describe_device(device) + threads(device)
+
+
+def threads(device: torch.device) -> str:
+    """How many, where that matters."""
+    count = torch.get_num_threads()
+    return f", {count} thread{'s' * (count > 1)}" if device.type == "cpu" else ""
+
+
 def dtype_name(config: Config, device: torch.device) -> str:
     """Of the forward pass, as people write it."""
     return str(compute_dtype(config, device)).removeprefix("torch.")
@@ -242,10 +254,9 @@ def bench(config: Config, device: torch.device, name: str, seconds: float, gpus:
                 ready = time.perf_counter() - begun
         peak = max(peak, matmul_peak(config, device))  # before and after: clocks change
         lines.append((how, float(np.median(times[3:])), ready, memory_used(device)))
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     say(f"bench     {name}: {config.mixer} mixer, {config.length} positions, D {config.dim}, n "
         f"{config.n}, T {config.T}, batch {config.batch_size}, {dtype_name(config, device)} on "
-        f"{describe_device(device)}{threads}\n"
+        f"{describe_device(device)}{threads(device)}\n"
         f"matmul    {peak / 1e9:,.0f} GFLOP/s, the best of the network's own products")
     for how, step, ready, memory in lines:
         speed = flops_per_step(config) / step

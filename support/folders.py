@@ -3,6 +3,7 @@
     model.pt             averaged weights at the end; best.pt: where the evaluations were best
     milestone-STEP.pt    averaged weights on the way (--milestones)
     metrics.csv          the log
+    report.html          a page to look at (--html)
     checkpoint-STEP/     all that is needed to go on (checkpoints.py)
     .lock                held, not only there, while a run is in the folder
     .replaced/           the run that --overwrite replaces, until the new one has saved something
@@ -23,7 +24,8 @@ from support.processes import from_rank_0, restarted
 from tinytrm import ranks
 
 REPLACED = ".replaced"
-_OURS = re.compile(r"model\.pt|best\.pt|milestone-\d{8}\.pt|metrics\.csv")
+PAGE_FILE = "report.html"
+_OURS = re.compile(rf"model\.pt|best\.pt|milestone-\d{{8}}\.pt|metrics\.csv|{re.escape(PAGE_FILE)}")
 
 
 def is_checkpoint(path: Path) -> bool:

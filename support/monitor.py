@@ -4,11 +4,12 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,10 +18,10 @@ from torch import Tensor
 import tinytrm
 from support.checkpoints import save_model, write_checkpoint
 from support.console import Stopped, reason, say, signals, warn
-from support.cost import memory_used
+from support.cost import dtype_name, hardware, memory_used
 from support.folders import checkpoints
 from support.processes import agree
-from support.scoring import score
+from support.scoring import Seen, score
 from support.tasks import Task
 from tinytrm import State, ranks
 
@@ -46,8 +47,10 @@ class Schedule:
 class Monitor:
     """The on_step of `tinytrm.train`."""
 
-    def __init__(self, out: Path, task: Task, schedule: Schedule):
+    def __init__(self, out: Path, task: Task, schedule: Schedule, page: Callable | None = None):
+        """page: a `report.Live`, of process 0."""
         self.out, self.task, self.config, self.schedule = out, task, task.config, schedule
+        self.page = page
         steps = self.config.steps
         self.look_every = SYNC * math.ceil(steps / LOOKS / SYNC)
         if schedule.eval_every is not None:
@@ -74,14 +77,16 @@ class Monitor:
         if not (step % SYNC == 0 or look or save or last or step in self.milestones
                 or (signals.number and ranks()[1] == 1)):
             return
-        rows, held_out = self.collect(state), {}
+        rows, held_out, seen = self.collect(state), {}, Seen() if self.page else None
         if look and self.is_worth_a_look(state):
-            held_out = self.evaluate(state)
+            held_out = self.evaluate(state, seen)
         if ranks()[0] == 0:
             with forgiven():
                 self.log(state, rows, held_out.get("exact_accuracy", ""), last)
                 if step in self.milestones:
                     self.keep(f"milestone-{step:08d}.pt", state, step=step)
+            if self.page and held_out and not signals.number:
+                self.draw(state, held_out, seen)
         self.save_or_stop(state, save or last, last)
         if self.since is None:
             self.since = step, self.seconds()
@@ -94,6 +99,10 @@ class Monitor:
         """Steps a second, without those in which things were compiled and warmed up."""
         step, then = self.since or (self.first_step or 0, 0.0)
         return max(1, state.step - step) / max(1e-9, self.seconds() - then)
+
+    def left(self, state: State) -> int:
+        """Seconds of training to come."""
+        return round((self.config.steps - state.step) / self.speed(state))
 
     def collect(self, state: State) -> Tensor:
         """Figures (steps, METRICS) since the last time, summed over processes. Raises ValueError if
@@ -119,17 +128,17 @@ class Monitor:
             return False
         return agree(self.config.steps / self.speed(state) > LONG, state.carry.ids.device)
 
-    def evaluate(self, state: State) -> dict:
-        """The averaged weights on the held-out sample; the best are kept."""
+    def evaluate(self, state: State, seen: Seen | None) -> dict:
+        """The averaged weights on the held-out sample; the best are kept. Fills `seen`."""
         begun, result = time.time(), {}
         # Alone, a signal ends the evaluation here, and the training once the step is saved. Of
         # several processes the others would wait for us.
         with suppress(Stopped):
             if ranks()[1] > 1:
-                result = score(self.task, state.ema, copies=0)
+                result = score(self.task, state.ema, copies=0, seen=seen)
             else:
                 with signals.at_once(""):
-                    result = score(self.task, state.ema, copies=0)
+                    result = score(self.task, state.ema, copies=0, seen=seen)
         right = result.get("exact_accuracy", "")
         if ranks()[0] == 0 and right != "" and right > self.best:
             with forgiven():
@@ -140,7 +149,35 @@ class Monitor:
 
     def keep(self, name: str, state: State, **what: float) -> None:
         """A copy of the averaged weights, to be evaluated like model.pt."""
-        save_model(self.out / name, state.ema, **self.task.extra(), kept=what)
+        save_model(self.out / name, state.ema, **self.extra(state), kept=what)
+
+    def extra(self, state: State) -> dict[str, Any]:
+        """What is kept with a model."""
+        return dict(self.task.extra(), trained=self.trained(state))
+
+    def trained(self, state: State) -> dict[str, Any]:
+        """How the model came about: steps, seconds, and what it ran on, one after the other."""
+        device, resumed = state.carry.ids.device, getattr(state.ema, "extra", None)
+        was = (resumed or {}).get("trained", {})
+        before = was.get("hardware", [] if resumed is None else ["unknown"])
+        here, hours = hardware(device), (time.time() - self.started) / 3600
+        gpus = ranks()[1] if device.type == "cuda" else 0
+        return dict(steps=state.step, seconds=round(self.before + self.seconds(), 2),
+                    hardware=[*(h for h in before if h != here), here],
+                    gpu_hours=was.get("gpu_hours", 0.0) + gpus * hours, price=self.schedule.price,
+                    memory=max(was.get("memory", 0.0), round(memory_used(device), 2)),
+                    dtype=dtype_name(self.config, device), torch=str(torch.__version__),
+                    date=time.strftime("%Y-%m-%d"))
+
+    def draw(self, state: State, held_out: dict, seen: Seen) -> None:
+        """The page, of a run in progress. This is not training, either."""
+        begun, left = time.time(), self.left(state)
+        trained = self.trained(state)
+        self.page(state.ema, held_out, seen, trained, (
+            f"step {state.step:,} of {self.config.steps:,} after "
+            f"{timedelta(seconds=round(trained['seconds']))} of training, about "
+            f"{timedelta(seconds=left)} left"))
+        self.pause += time.time() - begun
 
     def log(self, state: State, rows: Tensor, held_out: float | str, last: bool) -> None:
         """A row of metrics.csv; now and then a line on the screen."""
@@ -154,8 +191,7 @@ class Monitor:
             csv.writer(file).writerow([state.step, *row, held_out])
         if seconds - self.logged < self.schedule.log_seconds and not last and held_out == "":
             return
-        self.logged, speed = seconds, self.speed(state)
-        left = round((config.steps - state.step) / speed)
+        self.logged, speed, left = seconds, self.speed(state), self.left(state)
         say(f"step {state.step:>{len(str(config.steps))}}/{config.steps}   loss {f['loss']:.3f}   "
             f"right {f['cell_accuracy']:4.0%} of cells {f['exact_accuracy']:4.0%} of puzzles, in "
             f"{f['steps']:4.1f} steps   {speed:.1f}/s, {self.outlook(state, left)}"
@@ -180,7 +216,7 @@ class Monitor:
         late = agree(now - self.saved > 60 * self.schedule.save_minutes, device)
         if due or stop or late:
             try:
-                write_checkpoint(self.out, state, **self.task.extra())
+                write_checkpoint(self.out, state, **self.extra(state))
                 self.saved = time.time()
                 if ranks()[0] == 0 and self.saved - now > 1:
                     say(f"checkpoint at step {state.step:,} took {self.saved - now:.1f} s")

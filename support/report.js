@@ -39,7 +39,7 @@ const strike = (x, y) => el("line", {class: "strike", x1: x + 2, y1: y + 8, x2: 
 const rect = (kind, x, y, in_ = 0) =>
   el("rect", {class: kind, x: x + in_, y: y + in_, width: 10 - 2 * in_, height: 10 - 2 * in_});
 function write(kind, x, y, token) {
-  const size = [6.4, 6.4, 5, 3.6][String(token).length] || 2.8;
+  const length = [...String(token)].length, size = [6.4, 6.4, 5, 3.6][length] || 14 / length;
   return el("text", {class: kind, x: x + 5, y: y + 5 + size * .36, style: `font-size: ${size}px`}, String(token));
 }
 
@@ -64,7 +64,7 @@ const DRAW = {
   tokens(o, i, x, y) {
     const token = o.a ? o.a[i] : o.x[i], bad = isWrong(o, i), idle = o.a && o.t && !o.t[i];
     return [rect(o.a ? "cell" : "given", x, y),
-            write(idle || !token ? "pale" : !o.a ? "bold" : bad ? "wrong" : "right", x, y, token),
+            write(idle || !token ? "pale" : !o.a ? "bold" : bad ? "wrong" : "right", x, y, symbol(token)),
             bad ? strike(x, y) : "", hasChanged(o, i) && !idle ? rect("frame", x, y, .8) : ""];
   },
   arc(o, i, x, y) {  // 0 nothing, 1 the edge, 2 .. 11 the colours 0 .. 9
@@ -79,6 +79,7 @@ const DRAW = {
             ...changed ? [rect("halo", x, y, .9), rect("frame", x, y, .9)] : []];
   },
 };
+const symbol = token => g.symbols.length ? g.symbols[token] : String(token);  // of one's own tokens
 // Where nothing is labelled, nothing can be wrong; but an ARC answer ends where its grid does.
 const isWrong = (o, i) => Boolean(o.a && o.t && (o.t[i] || o.whole) && o.a[i] !== o.t[i] && (!o.whole || seen(o, i)));
 const seen = (o, i) => o.a[i] > 1 || o.t[i] > 1;  // the tokens around a grid are not cells
@@ -113,9 +114,10 @@ function board(g, caption, o, big = false, sizes = [o.a || o.x]) {
 /** The answer in letters, x before what is wrong: to be read aloud, or copied. */
 function asText(g, o) {
   const sign = {maze: token => " #.SGo"[token] || "?", sudoku: token => token > 1 ? token - 1 : ".",
-                arc: token => token > 1 ? token - 2 : ".", tokens: token => token}[g.kind];
-  return (o.a || o.x).map((token, i) => (isWrong(o, i) ? "x" : " ") + sign(token) +
-                                        (i % g.columns === g.columns - 1 ? "\n" : " ")).join("");
+                arc: token => token > 1 ? token - 2 : ".", tokens: symbol}[g.kind];
+  const texts = (o.a || o.x).map(token => String(sign(token))), wide = Math.max(...texts.map(t => t.length));
+  return texts.map((text, i) => (isWrong(o, i) ? "x" : " ") + text.padStart(wide) +
+                                (i % g.columns === g.columns - 1 ? "\n" : " ")).join("");
 }
 
 // ---- Charts -----------------------------------------------------------------------------------------------------
@@ -187,20 +189,20 @@ function charts({runs, kind}) {
                     height: Y(0) - Y(much)})))}));
   }
 
-  const binned = runs.filter(r => r.bins.length);
+  const binned = runs.filter(r => r.bins.length), few = binned.length === 1;  // else numbers hide each other
   if (binned.length) list.push(chart({
     title: "Can q be believed?", head: ["run", "belief", "right", "answers"],
     note: "how often the last answers are right against how sure q is of them; honest: on the diagonal. Bars: one " +
-          "standard error (Wilson); the numbers count answers",
+          "standard error (Wilson)" + (few ? "; the numbers count answers" : ""),
     x: {...share, name: "belief, sigmoid(q)"}, y: {...share, name: "share right"},
     rows: binned.flatMap(r => r.bins.map(([b, p, n]) => [r.name, percent(b), percent(p), whole(n)])),
     draw: (X, Y) => [el("path", {class: "grid", d: `M${X(0)} ${Y(0)}L${X(1)} ${Y(1)}`}),
-      ...binned.flatMap(r => r.bins.map(([b, p, n]) => {
+      ...binned.flatMap(r => r.bins.map(([b, p, n], k) => {
         const middle = (n * p + .5) / (n + 1), half = Math.sqrt(n * p * (1 - p) + .25) / (n + 1), end = b > .85;
         return el("g", {class: `s${index(r) % 4}`}, mark(index(r), X(b), Y(p)),
           el("path", {class: "series solid", d: `M${X(b)} ${Y(middle - half)}V${Y(middle + half)}`}),
-          el("text", {x: X(b) + (end ? -6 : 6), y: Y(p) + (p < .12 ? -6 : 12),
-                      class: end ? "end" : null}, whole(n)));
+          few ? el("text", {x: X(b) + (end ? -6 : 6), y: Y(p) + (p < .12 ? -6 - 13 * (k % 2) : 12 + 13 * (k % 2)),
+                            class: end ? "end" : null}, whole(n)) : "");
       }))]}));
 
   const logged = runs.filter(r => r.curves.means), last = Math.max(...logged.map(r => r.curves.means.at(-1)[0]));
@@ -240,7 +242,7 @@ function tiles(r) {
             ...r.remarks.map(text => el("p", {class: "soft"}, text)));
 }
 function nameOf({kind, columns, cells}) {
-  const size = `${columns}×${columns} `;
+  const size = `${cells / columns}×${columns} `;
   return kind === "arc" ? "ARC" : kind === "sudoku" ? size + "Sudoku" : kind === "maze" ? size + "mazes" :
          columns === cells ? `sequences of ${cells} tokens` : size + "grids";
 }
@@ -324,7 +326,7 @@ function state(r, thought, o) {
   const verdict = {undefined: "? nobody knows the answer", 1: "✓ right", 2: "✓ right, by another path than the " +
                    "labelled one", 0: `✗ ${many(sum(isWrong), "cell")} wrong`}[thought.s[s - 1]];
   const belief = q === null ? "q is no number" :
-    `q = ${q.toFixed(2)}, ${percent(sigmoid(q), 0)} sure: ${q > 0 ? "would halt" : "goes on"}`;
+    `q = ${q.toFixed(2)}, ${percent(sigmoid(q), 0)} sure: ${q > 0 ? "would halt" : "would go on"}`;
   return [verdict, `${o.p ? `${many(sum(hasChanged), "cell")} changed` : "first answer"}; ${belief}`];
 }
 
@@ -370,7 +372,8 @@ function panel(r, said) {
   text.open = open.has(r.name);
   text.ontoggle = () => open[text.open ? "add" : "delete"](r.name);
   return el("section", {class: "panel", "aria-label": r.name}, ...g.runs.length > 1 ? [el("h3", {}, r.name)] : [],
-    strip(r, thought), el("p", {class: "state"}, el("b", {}, verdict), el("br"), more), boards(...now),
+    el("div", {class: over ? "beside" : null}, el("div", {class: "mind"}, strip(r, thought),
+       el("p", {class: "state"}, el("b", {}, verdict), el("br"), more)), boards(...now)),
     ...titled("The vote of all copies", thought.attempts.map(attempt)),
     ...titled("Seen in training", p.examples.map(example)), text);
 }
@@ -408,7 +411,8 @@ $("step").oninput = () => { stop(); goStep(Number($("step").value)); };
 $("puzzle").onchange = () => goTo(Number($("puzzle").value));
 $("play").onclick = play; $("find").onchange = () => find($("find").value);
 document.addEventListener("keydown", e => {
-  const inside = $("browser").contains(e.target), box = e.target.matches("select, [type=search], [type=radio]");
+  const inside = $("browser").contains(e.target);
+  const box = e.target.matches("select, [type=search], [type=radio], [type=checkbox]");
   if (e.ctrlKey || e.metaKey || e.altKey || box || !inside && e.target !== document.body) return;
   const act = {ArrowLeft: () => { stop(); goStep(step - 1); }, ArrowRight: () => { stop(); goStep(step + 1); },
                j: () => goTo(at + 1), k: () => goTo(at - 1)}[e.key] ||
@@ -424,7 +428,26 @@ if (groups.length > 1) {
   $("set").onchange = () => { stop(); showGroup(Number($("set").value)); };
   $("sets").hidden = false;
 }
-showGroup(0);
 const wanted = new URLSearchParams(location.hash.slice(1));
+showGroup(0);
+if (FILTERS.some(([mark]) => mark === wanted.get("show"))) filter(wanted.get("show"), 0);
 if (wanted.get("puzzle")) find(wanted.get("puzzle"));
 if (wanted.get("step")) goStep(Number(wanted.get("step")));
+
+// ---- A run in training: its page is read again every minute in which nobody touches it, and stays where it was ----
+
+const far = groups[0].runs[0].progress;
+let touched = Date.now();
+function reload() {
+  if (!$("reload").checked || timer || Date.now() - touched < 50e3) return;
+  const show = document.querySelector("#filters :checked").value;
+  history.replaceState(null, "", "#" + new URLSearchParams({show, puzzle: g.puzzles[shown()].n, step}));
+  location.reload();
+}
+if (far) {
+  $("progress").hidden = false;
+  $("far").textContent = far;
+  $("reload").checked = wanted.get("reload") !== "no";
+  for (const kind of ["keydown", "pointerdown"]) addEventListener(kind, () => { touched = Date.now(); });
+  setInterval(reload, 60e3);
+}

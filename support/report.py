@@ -1,7 +1,8 @@
 """Runs as one page to look at: figures, charts, and puzzles step by step, in one file of HTML.
 
-    write_page(path, [collect("mine", task, model, score(task, model))])
-    write_page(path, [look("mine", model, Puzzles(inputs, labels))])  # without train.py
+    page("report.html", model, Puzzles(inputs, labels))  # any model on any puzzles
+    write_page(path, [look("one", model, puzzles), look("two", another, puzzles)])  # side by side
+    write_page(path, [collect("mine", task, model, score(task, model))])  # one of train.py's tasks
 
 Here is what the page shows; report.html and report.js show it. Nothing of the data becomes markup:
 it travels as JSON with every <, > and & escaped, and the script only ever sets text.
@@ -10,25 +11,29 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 import tinytrm
 from data import arc
 from data.files import replacing
 from support import cost
+from support.console import check_target, reason, say, warn
+from support.folders import PAGE_FILE
 from support.monitor import read_metrics
 from support.processes import device_of
+from support.scoring import MOST, Seen, by_step, overheard, score
 from support.tasks import Task
-from tinytrm import TRM, Puzzles
+from tinytrm import TRM, Config, Puzzles
 
 PAGE, SCRIPT = (Path(__file__).with_suffix(suffix) for suffix in (".html", ".js"))
 THOUGHT, SHOWN = 1000, 100  # puzzles thought through for the charts; those of them to look at
+LIVE = 250  # the former while training, where the evaluation has not thought about them anyway
 SIZE = 2_000_000  # characters of grids in a page at most; the page stays below 3 MB
 BINS = 10  # of the belief sigmoid(q)
 DIGITS = np.array(list("0123456789abcdefghijklmnopqrstuvwxyz"))
@@ -45,6 +50,8 @@ class Run:
     q: np.ndarray  # (S, N)
     right: np.ndarray  # (S, N) 1 right, 2 right in another way than the label, 0 wrong
     marks: dict[str, np.ndarray]  # (N,) bool each: right, wrong, sure but wrong, slow
+    columns: int = 0  # cells in a row; 0: a square, or else a sequence
+    symbols: list[str] = field(default_factory=list)  # how tokens are written; none: as numbers
 
 
 class Asked(NamedTuple):
@@ -61,28 +68,45 @@ class Asked(NamedTuple):
 # What a model thinks
 
 
-def look(name: str, model: TRM, puzzles: Puzzles, steps: int | None = None) -> Run:
-    """A model of one's own on any puzzles. Raises ValueError."""
+def page(path: str | Path, model: TRM, puzzles: Puzzles, steps: int | None = None,
+         name: str = "this model", **looks: Any) -> None:
+    """Write a page of what any model thinks about any puzzles; `looks` are names, columns and
+    symbols as for `look`. Raises ValueError, OSError."""
+    write_page(Path(path), [look(name, model, puzzles, steps, **looks)])
+
+
+def look(name: str, model: TRM, puzzles: Puzzles, steps: int | None = None, *,
+         names: Sequence[str] = (), columns: int = 0, symbols: Sequence[str] = ()) -> Run:
+    """What any model thinks about any N puzzles, in so many steps (default: eval_steps).
+
+    names: of the puzzles (N,), to be found by. columns: cells in a row (default: a square if
+    there is one, else a sequence). symbols: how each token 0 .. V - 1 is written (default: as a
+    number). Raises ValueError.
+    """
+    cells, V = model.config.seq_len, model.config.vocab_size
+    if columns and (columns < 1 or cells % columns):
+        raise ValueError(f"columns {columns}: rows of so many do not make {cells} cells")
+    for what, given, count in (("names", names, len(puzzles)), ("symbols", symbols, V)):
+        if len(given) not in (0, count):
+            raise ValueError(f"{what}: give {count}, not {len(given)}")
     task = Task("tokens", model.config, None, puzzles, dict(data="puzzles of one's own"))
-    return collect(name, task, model, tinytrm.evaluate(model, puzzles, steps), steps=steps)
+    seen = Seen()
+    run = collect(name, task, model, score(task, model, steps, seen=seen), seen, steps=steps)
+    if len(names):
+        run.asked = run.asked._replace(names=[str(names[n - 1]) for n in run.asked.numbers])
+    return replace(run, columns=columns, symbols=list(map(str, symbols)))
 
 
-def collect(name: str, task: Task, model: TRM, result: dict, votes: arc.Votes | None = None,
-            folder: Path | None = None, steps: int | None = None, batch_size: int = 256) -> Run:
-    """Think once more, all steps, about a sample of the puzzles. result and votes are what `score`
-    and `vote` returned; folder is where a metrics.csv may be."""
-    steps = steps or model.config.eval_steps
-    most = max(1, min(THOUGHT, 200_000_000 // (steps * model.config.seq_len)))  # bytes of memory
-    if task.kind == "arc":
-        asked, total = asked_arc(task, votes, most), sum(len(t.tests) for t in task.corpus.asked)
-    else:
-        test, total = task.test, len(task.test)
-        rows = np.arange(min(most, total)) * total // min(most, total)  # evenly spread
-        numbers = (rows + 1).tolist()
-        asked = Asked(test.inputs[rows], test.labels[rows], test.ids[rows], [""] * len(rows),
-                      numbers, [{}] * len(rows))
-    inputs, labels = asked.inputs, asked.labels
-    answers, q = thoughts(model, inputs, asked.ids, steps, batch_size)
+def collect(name: str, task: Task, model: TRM, result: dict, seen: Seen | None = None,
+            folder: Path | None = None, steps: int | None = None, batch_size: int = 256,
+            most: int = THOUGHT, trained: dict | None = None) -> Run:
+    """What `score` returned and saw, in the shape of a page. What it did not see is thought about
+    now, for at most so many puzzles. folder: where a metrics.csv may be; trained: what
+    `Monitor.trained` returns (default: what is kept with the model)."""
+    steps, seen = steps or model.config.eval_steps, seen or Seen()
+    most = max(1, min(most, MOST // (steps * model.config.seq_len)))
+    asked, total, answers, q = thoughts(task, model, seen, steps, batch_size, most)
+    labels = asked.labels
     known = np.any(labels > 0, axis=1)  # (N,)
     if task.kind == "arc":  # what lies beyond the grid that a prediction shows says nothing
         side = math.isqrt(model.config.seq_len)
@@ -92,32 +116,43 @@ def collect(name: str, task: Task, model: TRM, result: dict, votes: arc.Votes | 
         right = ((answers == labels) | (labels == 0)).all(2)
     ways = right.astype(np.uint8)
     for judge in task.judges.values():
-        ways[np.stack([judge(inputs, a, labels) for a in answers]) & ~right] = 2
+        ways[np.stack([judge(asked.inputs, a, labels) for a in answers]) & ~right] = 2
     won = ways[-1] > 0
-    if votes:  # the vote is what counts
+    if seen.votes:  # the vote is what counts
         won = np.array([any(a["right"] for a in m["attempts"]) for m in asked.more])
-    marks = judged(won, right, q, known)
-    page = dict(name=name, total=total, thought=len(inputs), steps=steps, known=bool(known.any()),
-                result=figures(result, right[:, known]), remarks=result.get("remarks", []),
-                counts={mark: int(rows.sum()) for mark, rows in marks.items()},
-                halting=halting(right[:, known], q[:, known]), curves=curves(folder),
-                bins=reliability(right[-1, known], q[-1, known]), facts=facts(task, model, folder))
-    return Run(page, task.kind, task.about.get("box"), asked, answers, q, ways, marks)
+    marks, rows = judged(won, right, q, known), metrics_of(folder)
+    about = dict(name=name, total=total, thought=len(labels), steps=steps, known=bool(known.any()),
+                 result=figures(result, right[:, known]), remarks=result.get("remarks", []),
+                 counts={mark: int(some.sum()) for mark, some in marks.items()},
+                 halting=halting(right[:, known], q[:, known]), curves=curves(rows),
+                 bins=reliability(right[-1, known], q[-1, known]),
+                 facts=facts(task, model, rows, trained))
+    return Run(about, task.kind, task.about.get("box"), asked, answers, q, ways, marks)
 
 
-def thoughts(model: TRM, inputs: np.ndarray, ids: np.ndarray, steps: int, batch_size: int
-             ) -> tuple[np.ndarray, np.ndarray]:
-    """Answers (S, N, cells) and q (S, N) after each step."""
-    small = np.uint8 if model.config.vocab_size <= 256 else np.int32
-    parts = []
-    for i in range(0, len(inputs), batch_size):
-        x, k = (torch.from_numpy(t[i:i + batch_size].astype(np.int64)).to(device_of(model))
-                for t in (inputs, ids))
-        steps_of = [(a.cpu().numpy().astype(small), b.float().cpu().numpy())
-                    for a, b, _ in tinytrm.think(model, x, k, steps)]
-        parts.append([np.stack(t) for t in zip(*steps_of)])
-    answers, q = (np.concatenate(t, 1) for t in zip(*parts))
-    return answers, q
+def thoughts(task: Task, model: TRM, seen: Seen, steps: int, batch_size: int, most: int
+             ) -> tuple[Asked, int, np.ndarray, np.ndarray]:
+    """Some questions; how many there are; answers (S, N, cells) and q (S, N) after each step."""
+    known = seen.answers is not None
+    if task.kind == "arc":
+        asked = asked_arc(task, seen.votes, most)
+        total = sum(len(t.tests) for t in task.corpus.asked)
+    else:
+        total = len(task.test)
+        asked = asked_grids(task, min(total, THOUGHT if known else most))
+    if known:
+        rows = np.array(asked.numbers) - 1
+        return asked, total, seen.answers[:, rows], seen.q[:, rows]
+    with overheard(model) as parts:
+        tinytrm.solve(model, asked.inputs, asked.ids, steps, batch_size=batch_size)
+    return asked, total, *by_step(parts, steps)
+
+
+def asked_grids(task: Task, count: int) -> Asked:
+    """So many of the held-out puzzles, evenly spread."""
+    test, rows = task.test, np.arange(count) * len(task.test) // count
+    return Asked(test.inputs[rows], test.labels[rows], test.ids[rows], [""] * count,
+                 (rows + 1).tolist(), [{}] * count)
 
 
 def asked_arc(task: Task, votes: arc.Votes | None, most: int) -> Asked:
@@ -191,9 +226,8 @@ def reliability(right: np.ndarray, q: np.ndarray) -> list[list[float]]:
              int((place == b).sum())] for b in range(BINS) if (place == b).any()]
 
 
-def curves(folder: Path | None) -> dict[str, list]:
+def curves(rows: list[dict[str, str]]) -> dict[str, list]:
     """At most 200 means of consecutive rows of metrics.csv, and every evaluation. Empty without."""
-    rows = metrics_of(folder)
     means = []
     for part in np.array_split(np.arange(len(rows)), min(200, len(rows)) or 1):
         some = [rows[i] for i in part]
@@ -212,33 +246,93 @@ def metrics_of(folder: Path | None) -> list[dict[str, str]]:
     return []
 
 
-def facts(task: Task, model: TRM, folder: Path | None) -> list[list[str]]:
+def facts(task: Task, model: TRM, rows: list[dict[str, str]], trained: dict | None
+          ) -> list[list[str]]:
     """Pairs of what and how much."""
-    c, rows = model.config, metrics_of(folder)
+    c, device = model.config, device_of(model)
     found = [["parameters", f"{sum(p.numel() for p in model.parameters()):,}"],
              ["network", f"{c.layers} layers, {c.mixer} mixer, dim {c.dim}"],
              ["recursion", f"n = {c.n}, T = {c.T}, N_sup = {c.N_sup}"]]
     if c.num_puzzles > 1:
         found.append(["puzzle table", f"{c.num_puzzles:,} rows"])
-    if rows:
-        steps, seconds = int(rows[-1]["step"]), float(rows[-1]["seconds"])
-        found += [["trained", f"{steps:,} steps of {c.batch_size:,} puzzles"],
-                  ["time", f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 3600:,.1f} h"],
-                  ["compute", f"{cost.flops_per_step(c) * steps:.1e} FLOPs"]]
-    where = cost.describe_device(device_of(model))
-    return [*found, ["evaluated on", f"{where}, {cost.dtype_name(c, device_of(model))}"],
+    how = trained or getattr(model, "extra", {}).get("trained") or {}
+    if not how and rows:  # a run of before this was kept
+        how = dict(steps=int(rows[-1]["step"]), seconds=float(rows[-1]["seconds"]))
+    if how:
+        found += training(how, c)
+    return [*found, ["evaluated on", f"{cost.hardware(device)}, {cost.dtype_name(c, device)}"],
             ["data", str(task.about.get("data", "")) or "unknown"]]
+
+
+def training(how: dict, config: Config) -> list[list[str]]:
+    """Steps, time and cost of what `Monitor.trained` has noted."""
+    steps, seconds = how["steps"], how["seconds"]
+    found = [["trained", f"{steps:,} steps of {config.batch_size:,} puzzles, seed {config.seed}"],
+             ["time", f"{spell(seconds)}, evaluations apart"],
+             ["compute", f"{cost.flops_per_step(config) * steps:.1e} FLOPs"]]
+    if "hardware" in how:
+        found.append(["trained on", f"{'; then '.join(how['hardware'])}, {how['dtype']}, "
+                                    f"torch {how['torch']}, {how['date']}"])
+        found.append(["memory", f"{how['memory']:.1f} GiB at most, in one process"])
+    if how.get("gpu_hours"):
+        dollars = how["gpu_hours"] * how["price"]
+        found.append(["cost", f"{how['gpu_hours']:,.1f} GPU-hours, ${dollars:,.2f} at "
+                              f"${how['price']:g} each"])
+    return found
+
+
+def spell(seconds: float) -> str:
+    """A duration, in the unit that suits it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 # ------------------------------------------------------------------------------------------------
 # The page
 
 
+def page_path(flag: str | bool | None, out: Path) -> Path | None:
+    """Where `train.py --html` writes. Raises ValueError, before the work, if it could not."""
+    if not flag:
+        return None
+    path = out / PAGE_FILE if flag is True else Path(flag)
+    if path.parent.resolve() != out.resolve():  # that folder will be there by then
+        check_target("--html", path)
+    return path
+
+
+@dataclass
+class Live:
+    """The page of a run that is still trained: `train.py --html`. Only one process has one."""
+    path: Path
+    task: Task
+    folder: Path  # of the run, after which it is called
+
+    def __call__(self, model: TRM, result: dict, seen: Seen, trained: dict, progress: str = ""
+                 ) -> None:
+        """Write it, with what `score` returned and saw; progress: how far the run has come, or ""
+        at its end. Whatever fails is a warning: no page is worth the training."""
+        begun = time.time()
+        try:
+            run = collect(str(self.folder), self.task, model, dict(result, remarks=result.get(
+                "remarks", self.task.remarks)), seen, self.folder, most=LIVE, trained=trained)
+            if progress:
+                run.page["progress"] = f"{progress}; written {time.strftime('%a %H:%M:%S')}"
+            write_page(self.path, [run])
+        except Exception as e:
+            return warn(f"--html {self.path} was not written: {reason(e)}")
+        took = f" in {time.time() - begun:.1f} s" if time.time() - begun > 1 else ""
+        if took or not progress:
+            say(f"page      {self.path}{took}")
+
+
 def write_page(path: Path, runs: Sequence[Run]) -> None:
     """The page of one run or of several, complete or not at all. Raises OSError."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:  # those that thought about the same puzzles are shown side by side
-        same = run.kind, str(run.box), run.asked.inputs.tobytes(), run.asked.labels.tobytes()
+        same = (run.kind, str((run.box, run.columns, run.symbols)), run.asked.inputs.tobytes(),
+                run.asked.labels.tobytes())
         groups.setdefault(same, []).append(run)
     data = [group(some, SIZE // len(groups)) for some in groups.values()]
     text = json.dumps(finite(data), separators=(",", ":"), allow_nan=False)
@@ -260,9 +354,10 @@ def group(runs: Sequence[Run], size: int) -> dict:
     puzzles = [dict(n=asked.numbers[i], name=asked.names[i], x=pack(asked.inputs[i], width),
                     t=pack(asked.labels[i], width), examples=asked.more[i].get("examples", []))
                for i in rows]
-    side = math.isqrt(cells)
-    return dict(kind=kind, width=width, cells=cells, box=runs[0].box, puzzles=puzzles,
-                columns=side if side * side == cells else cells,
+    side, one = math.isqrt(cells), runs[0]
+    columns = one.columns or (side if side * side == cells else cells)
+    return dict(kind=kind, width=width, cells=cells, box=one.box, puzzles=puzzles, columns=columns,
+                symbols=one.symbols,
                 runs=[dict(r.page, thoughts=[thought(r, i, width) for i in rows]) for r in runs])
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,25 +18,77 @@ from support.processes import device_of
 from support.tasks import Task
 from tinytrm import TRM, ranks
 
+MOST = 200_000_000  # numbers that may be kept of what was thought
+
+
+@dataclass
+class Seen:
+    """What `score` came to see on the way, so that nobody has to think about it again."""
+
+    votes: arc.Votes | None = None  # ARC's
+    answers: np.ndarray | None = None  # (steps, N, cells) after each step, and q (steps, N): of all
+    q: np.ndarray | None = None  # held-out puzzles, where one process saw them all and none halted
+
 
 def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
-          copies: int | None = None, batch_size: int = 256) -> dict:
-    """What `tinytrm.evaluate` returns, plus what belongs to the task.
+          copies: int | None = None, batch_size: int = 256, seen: Seen | None = None) -> dict:
+    """What `tinytrm.evaluate` returns, plus what belongs to the task; fills `seen`.
 
     Mazes: valid_path_accuracy, shortest paths that need not be the labelled ones. ARC: pass@k by
     voting over `copies` augmented copies of each test input (None: all), as `pass_at`.
     """
     if task.kind == "arc":
-        return arc_result(task, *vote(task, model, steps, halt, copies, batch_size))
+        votes, count = vote(task, model, steps, halt, copies, batch_size)
+        if seen:
+            seen.votes = votes
+        return arc_result(task, votes, count)
     test, (rank, world) = task.test, ranks()
-    result = tinytrm.evaluate(model, test, steps, halt, batch_size)
+    steps = steps or model.config.eval_steps
+    wanted = seen is not None and world == 1 and not halt and steps * test.inputs.size <= MOST
+    with overheard(model, 1 if wanted else steps) as thoughts:
+        result = tinytrm.evaluate(model, test, steps, halt, batch_size)
+    if wanted:
+        seen.answers, seen.q = by_step(thoughts, steps)
     for name, judge in task.judges.items():
-        rows = np.arange(rank, len(test), world)
-        answers = tinytrm.solve(model, test.inputs[rows], test.ids[rows], steps, halt,
-                                batch_size).answers
-        right = judge(test.inputs[rows], answers, test.labels[rows]).sum()
+        rows, right = np.arange(rank, len(test), world), 0
+        if len(rows):
+            if halt:  # then steps are not of whole batches
+                answers = tinytrm.solve(model, test.inputs[rows], test.ids[rows], steps, halt,
+                                        batch_size).answers
+            else:
+                answers = by_step(thoughts, steps if wanted else 1)[0][-1]
+            right = judge(test.inputs[rows], answers, test.labels[rows]).sum()
         result[name] = total(float(right), model) / len(test)
     return result
+
+
+@contextmanager
+def overheard(model: TRM, every: int = 1) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+    """The answers (B, cells) and q (B,) of every so many supervision steps that are made in here.
+    """
+    thoughts: list[tuple[np.ndarray, np.ndarray]] = []
+    small, calls = np.uint8 if model.config.vocab_size <= 256 else np.int32, 0
+
+    def listen(module: TRM, inputs: tuple, outputs: tuple) -> None:
+        nonlocal calls
+        calls += 1
+        if calls % every == 0:
+            _, _, logits, q = outputs
+            thoughts.append((logits.argmax(-1).cpu().numpy().astype(small),
+                             q.float().cpu().numpy()))
+
+    hook = model.register_forward_hook(listen)
+    try:
+        yield thoughts
+    finally:
+        hook.remove()
+
+
+def by_step(thoughts: list, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of batches that took so many steps each: answers (steps, N, cells) and q (steps, N)."""
+    answers, q = (np.stack([np.concatenate(part[s::steps]) for s in range(steps)])
+                  for part in zip(*thoughts))
+    return answers, q
 
 
 def total(number: float, model: TRM) -> float:

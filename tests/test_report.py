@@ -2,12 +2,15 @@
 import dataclasses
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import tinytrm
 from conftest import ROOT, program, tiny, toy_puzzles
@@ -18,6 +21,7 @@ from support.report import (
     BINS,
     SHOWN,
     collect,
+    facts,
     finite,
     halting,
     judged,
@@ -27,7 +31,10 @@ from support.report import (
     shown,
     write_page,
 )
-from support.scoring import arc_result, score, vote
+from support.report import (
+    page as write_a_page,
+)
+from support.scoring import Seen, arc_result, score, vote
 from support.tasks import Task
 from tinytrm import Puzzles
 
@@ -89,11 +96,11 @@ def runs(copying, tasks):
     for kind, (task, model) in tasks.items():
         votes = None
         if kind == "arc":
-            votes, seen = vote(task, model)
-            result = arc_result(task, votes, seen)
+            votes, count = vote(task, model)
+            result = arc_result(task, votes, count)
         else:
             result = score(task, model)
-        some.append(collect(kind, task, model, dict(result, remarks=["beware"]), votes))
+        some.append(collect(kind, task, model, dict(result, remarks=["beware"]), Seen(votes)))
     return some
 
 
@@ -158,16 +165,98 @@ def test_arc_shows_the_vote(page, tasks):
         assert sum(a["votes"] for a in t["attempts"]) <= t["votes"] <= 4
 
 
-def test_maze_answers_may_be_right_in_another_way(monkeypatch):
+def test_maze_answers_may_be_right_in_another_way():
     """An open 3x3 square has several shortest paths."""
     x = np.array([[3, 2, 2, 2, 2, 2, 2, 2, 4]])
     paths = [[3, 5, 5, 2, 2, 5, 2, 2, 4], [3, 2, 2, 5, 2, 2, 5, 5, 4], [3, 5, 2, 2, 2, 2, 2, 2, 4]]
     task = Task("maze", tiny(vocab_size=6), None, Puzzles(x, paths[:1]), {},
                 judges={"valid_path_accuracy": maze.valid_paths})
-    monkeypatch.setattr("support.report.thoughts", lambda *_: (
-        np.array(paths)[:, None], np.zeros((3, 1))))
-    run = collect("m", task, tinytrm.TRM(task.config), {})
+    seen = Seen(answers=np.array(paths)[:, None], q=np.zeros((3, 1)))
+    run = collect("m", task, tinytrm.TRM(task.config), {}, seen, steps=3)
     assert run.right[:, 0].tolist() == [1, 2, 0]
+
+
+# ------------------------------------------------------------------------------------------------
+# Thinking once is enough
+
+
+def calls_of(model) -> list:
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def test_a_page_of_mazes_thinks_once(tasks):
+    """It took three times as long: for the accuracy, for other shortest paths, and for the page."""
+    task, trained = tasks["maze"]
+    model = tinytrm.TRM(task.config)
+    model.load_state_dict(trained.state_dict())
+    alone, calls, seen = score(task, model, batch_size=5), calls_of(model), Seen()
+    assert score(task, model, batch_size=5, seen=seen) == alone
+    shared = collect("m", task, model, alone, seen)
+    assert len(calls) == 3 * model.config.eval_steps  # 12 mazes, 5 at a time
+    fresh = collect("m", task, model, alone, batch_size=5)
+    assert (shared.answers == fresh.answers).all() and np.allclose(shared.q, fresh.q, atol=1e-5)
+    assert shared.page == fresh.page and seen.answers.dtype == np.uint8
+
+
+def test_what_was_seen_is_what_think_yields(copying):
+    model, puzzles = copying
+    task, seen = Task("tokens", model.config, None, puzzles, {}), Seen()
+    score(task, model, steps=3, batch_size=64, seen=seen)
+    x, ids = torch.from_numpy(puzzles.inputs), torch.from_numpy(puzzles.ids)
+    for s, (answers, q, _) in enumerate(tinytrm.think(model, x, ids, 3)):
+        assert (seen.answers[s] == answers.numpy()).all()
+        assert np.allclose(seen.q[s], q.numpy(), atol=1e-5)
+
+
+def test_halting_and_too_much_to_keep_are_thought_about_anew(tasks, monkeypatch):
+    task, model = tasks["maze"]
+    halted, seen = score(task, model, halt=True), Seen()
+    assert score(task, model, halt=True, seen=seen) == halted and seen == Seen()
+    monkeypatch.setattr("support.scoring.MOST", 12 * 36 * 4 - 1)
+    assert score(task, model, seen=seen) == score(task, model) and seen == Seen()
+
+
+def test_more_processes_than_mazes(tasks, monkeypatch):
+    """One of them has nothing to judge."""
+    task, model = tasks["maze"]
+    monkeypatch.setattr("support.scoring.ranks", lambda: (12, 13))
+    monkeypatch.setattr("support.scoring.total", lambda number, _: number)
+    monkeypatch.setattr(tinytrm, "evaluate", lambda *_: {})
+    assert score(task, model) == dict(valid_path_accuracy=0)
+
+
+# ------------------------------------------------------------------------------------------------
+# A model and puzzles of one's own
+
+
+def test_one_call_for_puzzles_of_ones_own(copying, tmp_path):
+    model, puzzles = copying
+    names = [f"{HOSTILE} {i}" for i in range(160)]
+    path = tmp_path / "mine.html"
+    write_a_page(str(path), model, puzzles, 3, name=HOSTILE, names=names, columns=9,
+                 symbols=["<b>", *"abcde"])
+    (group,) = data_of(path)
+    assert (group["columns"], group["symbols"]) == (9, ["<b>", *"abcde"])
+    assert group["runs"][0]["steps"] == 3 and group["runs"][0]["name"] == HOSTILE
+    assert all(p["name"] == names[p["n"] - 1] for p in group["puzzles"])
+    assert group["runs"][0]["result"] == tinytrm.evaluate(model, puzzles, 3)
+
+
+@pytest.mark.parametrize("looks, said", [
+    (dict(names=["a"]), "names: give 160, not 1"), (dict(symbols="abc"), "symbols: give 6, not 3"),
+    (dict(columns=4), "columns 4: rows of so many do not make 9 cells"),
+    (dict(columns=-3), "columns -3")])
+def test_looks_that_do_not_fit(looks, said, copying, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        write_a_page(tmp_path / "mine.html", *copying, **looks)
+    assert not list(tmp_path.iterdir())
+
+
+def test_puzzles_that_do_not_fit(copying, tmp_path):
+    with pytest.raises(ValueError, match="have 4 cells, the model wants 9"):
+        write_a_page(tmp_path / "mine.html", copying[0], toy_puzzles(5, cells=4))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -203,6 +292,22 @@ def test_only_the_grid_of_an_arc_answer_counts():
     square = np.array([[5, 6, 1], [7, 8, 1], [1, 1, 9]])
     assert shown(square.ravel(), 3).tolist() == [5, 6, 1, 7, 8, 1, 1, 1, 0]
     assert shown(np.ones(9, int), 3).tolist() == [0] * 9
+
+
+def test_how_it_was_trained():
+    """Also of models made before this was kept, and of those that train.py has not made."""
+    task, model = Task("tokens", tiny(), None, toy_puzzles(), {}), tinytrm.TRM(tiny())
+    rows = [dict(step="40", seconds="150.5")]
+    assert "time" not in dict(facts(task, model, [], None))
+    assert dict(facts(task, model, rows, None))["time"] == "2.5 min, evaluations apart"
+    model.extra = dict(trained=dict(
+        steps=9, seconds=9000.0, hardware=["unknown", "4 x NVIDIA H100"], gpu_hours=10.0, price=2.5,
+        memory=41.2, dtype="bfloat16", torch="2.13.0", date="2026-01-02"))
+    found = dict(facts(task, model, rows, None))
+    assert found["trained"] == "9 steps of 8 puzzles, seed 0" and found["time"].startswith("2.5 h")
+    assert found["trained on"] == ("unknown; then 4 x NVIDIA H100, bfloat16, torch 2.13.0, "
+                                   "2026-01-02")
+    assert found["cost"] == "10.0 GPU-hours, $25.00 at $2.5 each"
 
 
 def test_what_is_no_number_is_null():
@@ -281,8 +386,12 @@ def test_the_program_writes_it(trained, tmp_path):
     assert [r["result"]["exact_accuracy"] for r in group["runs"]] == pytest.approx(accuracy)
     assert [r["name"] for r in group["runs"]] == [str(out), str(out / "checkpoint-00000020")]
     assert group["runs"][0]["curves"]["means"][-1][0] == 25
-    facts = dict(group["runs"][0]["facts"])
-    assert facts["trained"] == "25 steps of 16 puzzles" and facts["time"].endswith(" s")
+    found = dict(group["runs"][0]["facts"])
+    assert found["trained"] == "25 steps of 16 puzzles, seed 0"
+    assert found["time"].endswith(" s, evaluations apart")
+    assert found["trained on"].startswith("cpu") and f"torch {torch.__version__}" in (
+        found["trained on"]) and found["memory"].endswith(" GiB at most, in one process")
+    assert dict(group["runs"][1]["facts"])["trained"].startswith("20 steps")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -320,13 +429,17 @@ const wait = time => new Promise(done => setTimeout(done, time));
 </script>"""
 
 
-def in_browser(page, folder, actions, fragment="") -> dict:
-    """Open a copy of the page, act, and return what the actions put into `seen`."""
+def in_browser(page, folder, actions, fragment="", script="", dark=False) -> dict:
+    """Open a copy of the page, with a further script, act, and return what the actions put into
+    `seen`."""
     copy = folder / "copy.html"
     text = page.read_text(encoding="utf-8").replace('<meta charset="utf-8">',
                                                     '<meta charset="utf-8">' + WATCH, 1)
-    copy.write_text(text.replace("</html>", ACT.replace("ACTIONS", actions) + "</html>"), "utf-8")
-    done = subprocess.run([CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}",
+    more = "<script>" + script.replace("</script", "<\\/script") + "</script>" if script else ""
+    copy.write_text(text.replace("</html>", more + ACT.replace("ACTIONS", actions) + "</html>"),
+                    "utf-8")
+    scheme = ["--blink-settings=preferredColorScheme=0"] * dark
+    done = subprocess.run([CHROMIUM, *FLAGS, *scheme, f"--user-data-dir={folder / 'profile'}",
                            copy.as_uri() + fragment], capture_output=True, text=True, timeout=120)
     found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.S)
     assert found, done.stderr[-2000:]
@@ -356,7 +469,7 @@ def test_hands_on_the_page(page, tmp_path):
       seen.puzzles = [before !== after, chosen() === before];
       press("ArrowDown"); seen.down = chosen() === after; press("ArrowUp");
       press("ArrowDown", document.body); seen.scrolls = chosen() === before;
-      seen.live = text("live");
+      seen.live = text("live"); seen.finished = by("progress").hidden;
       pick("wrong"); seen.wrong = titles();
       pick("sure"); seen.sure = titles();
       pick("right"); seen.good = titles();
@@ -374,7 +487,7 @@ def test_hands_on_the_page(page, tmp_path):
     assert [seen[k] for k in ("start", "slider", "right", "left", "forth")] == [
         "the question", "step 2 of 4", "step 3 of 4", "step 2 of 4", "step 3 of 4"]
     assert seen["back"] and seen["distinct"] == 3 and seen["puzzles"] == [True, True]
-    assert seen["down"] and seen["scrolls"] and "step 3 of 4" in seen["live"]
+    assert seen["down"] and seen["scrolls"] and seen["finished"] and "step 3 of 4" in seen["live"]
 
     def numbers(titles):
         return [int(t.split()[1]) for t in titles]
@@ -424,6 +537,65 @@ def test_all_kinds_in_a_narrow_window(page, tmp_path):
         if wrong and "mazes" not in name:  # a maze's missed cells are rings
             assert kind["strikes"] == int(wrong[1]) > 0
     assert kinds["ARC"]["names"][0].startswith(f"puzzle 1 {HOSTILE}"[:40])
+
+
+@browser
+def test_a_page_of_ones_own(copying, tmp_path):
+    """Three columns or nine, letters for tokens, names that try to be markup."""
+    names = [f"{HOSTILE} number {i + 1}" for i in range(160)]
+    write_a_page(tmp_path / "mine.html", *copying, names=names, columns=9, symbols="-vwxyz")
+    seen = in_browser(tmp_path / "mine.html", tmp_path, """
+      seen.title = text("title");
+      pick("wrong"); seen.wrong = titles(); seen.first = chosen();
+      const pictures = [];
+      for (const s of [0, 1]) { slide(s); pictures.push(picture()); }
+      press("ArrowRight"); pictures.push(picture()); seen.where = text("where");
+      press("j"); pictures.push(picture());
+      seen.pictures = new Set(pictures).size;
+      seen.cells = [...by("panels").querySelectorAll(".board text")].map(t => t.textContent);
+      seen.text = by("panels").querySelector("pre").textContent;
+      search("number 7"); seen.found = chosen();
+    """)
+    (group,) = data_of(tmp_path / "mine.html")
+    assert seen["title"] == "TinyTRM on sequences of 9 tokens"
+    wrong = [p["n"] for p, t in zip(group["puzzles"], group["runs"][0]["thoughts"])
+             if "wrong" in t["m"]]
+    assert [int(t.split()[1]) for t in seen["wrong"]] == wrong and HOSTILE in seen["first"]
+    assert seen["where"] == "step 2 of 4" and seen["pictures"] == 4
+    assert set(seen["cells"]) <= set("-vwxyz") and len(seen["cells"]) == 27
+    assert re.fullmatch(r"([ x][-vwxyz][ \n]){9}", seen["text"])
+    first = next(p for p in group["puzzles"] if "number 7" in p["name"])
+    assert seen["found"].split()[1] == str(first["n"])
+
+
+AXE = Path(os.environ.get("AXE") or ROOT / "node_modules/axe-core/axe.min.js")
+
+
+@browser
+@pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: npm install --no-save axe-core")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing(dark, runs, tmp_path):
+    """The accessibility rules of axe-core, on every kind of page, with all that can be unfolded."""
+    runs[0].page["progress"] = "step 3 of 4"
+    try:
+        write_page(tmp_path / "page.html", runs)
+    finally:
+        del runs[0].page["progress"]
+    seen = in_browser(tmp_path / "page.html", tmp_path, """
+      seen.found = {};
+      for (const option of by("set").options) {
+        by("set").value = option.value; by("set").onchange(); slide(2);
+        for (const details of document.querySelectorAll("details")) details.open = true;
+        await wait(300);
+        const done = await axe.run(document, {resultTypes: ["violations"]});
+        seen.found[option.text] = done.violations.map(v =>
+          [v.id, v.impact, v.nodes.slice(0, 3).map(n => n.html.slice(0, 200))]);
+        seen.rules = done.passes.length;
+      }
+      seen.dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    """, script=AXE.read_text(encoding="utf-8"), dark=dark)
+    assert seen["dark"] == dark and seen["rules"] > 20 and len(seen["found"]) == 4
+    assert not any(seen["found"].values()), json.dumps(seen["found"], indent=1)
 
 
 @browser
