@@ -80,7 +80,7 @@ def reopen(model: TRM, data: Path | None = None) -> Task:
     about, config = extra.get("about"), model.config
     if not about:
         raise ValueError("this model does not say what it was trained on: not made by train.py; "
-                         "evaluate it from Python, by tinytrm.evaluate")
+                         "evaluate it from Python, by tinytrm.evaluate or support.report.page")
     path = Path(data) if data else ROOT / about["data"]  # an absolute path stays what it is
     if about["kind"] == "arc":
         table = arc.Table(about["tasks"], *(extra["puzzle_ids"][k].numpy() for k in TABLE))
