@@ -372,7 +372,7 @@ function panel(r, said) {
   text.open = open.has(r.name);
   text.ontoggle = () => open[text.open ? "add" : "delete"](r.name);
   return el("section", {class: "panel", "aria-label": r.name}, ...g.runs.length > 1 ? [el("h3", {}, r.name)] : [],
-    el("div", {class: over ? "beside" : null}, el("div", {class: "mind"}, strip(r, thought),
+    el("div", {class: over && g.columns <= 12 ? "beside" : null}, el("div", {class: "mind"}, strip(r, thought),
        el("p", {class: "state"}, el("b", {}, verdict), el("br"), more)), boards(...now)),
     ...titled("The vote of all copies", thought.attempts.map(attempt)),
     ...titled("Seen in training", p.examples.map(example)), text);
