@@ -36,6 +36,12 @@ def side_of(cells: int) -> int:
     return side
 
 
+def columns_of(cells: int) -> int:
+    """Columns in which to show so many cells, whatever they mean: a square, else 20 at most."""
+    side = math.isqrt(cells)
+    return side if side * side == cells else min(cells, 20)
+
+
 @functools.cache
 def dihedral(side: int) -> np.ndarray:
     """(8, L) cell numbers: `grid[dihedral(side)[k]]` is copy k of a flattened square grid."""

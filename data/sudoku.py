@@ -44,9 +44,9 @@ from data.sudoku_rules import (
 from data.sudoku_symmetry import augment, augmenter, canonical, disguise
 
 __all__ = [
-    "DIGITS", "Box", "Extreme", "Geometry", "augment", "augmenter", "canonical", "check",
-    "count_solutions", "default_box", "disguise", "download", "generate", "geometry", "is_valid",
-    "read_csv", "render", "solve", "write_csv",
+    "DIGITS", "Box", "Extreme", "Geometry", "alphabet", "augment", "augmenter", "canonical",
+    "check", "count_solutions", "default_box", "disguise", "download", "generate", "geometry",
+    "is_valid", "read_csv", "render", "solve", "write_csv",
 ]
 
 BATCH = 1024  # grids the solver works on at once: hides numpy's overhead, still fits the cache
@@ -90,15 +90,17 @@ def _split(x, geo, rng=None):
     return guessed, excluded
 
 
-def _search(x, box, limit):
-    """Depth-first search from masks x (L, N), a batch from the top of the stack at each step.
+def _search(x, box, limit, rounds=None):
+    """Depth-first search from masks x (L, N), a batch from the top of the stack at each round.
 
-    Returns the number of solutions (N,), counted up to `limit`, and one of them (L, N) or 0.
+    Returns the number of solutions (N,), counted up to `limit`, -1 where so many rounds were too
+    few to know, and one of them (L, N) or 0.
     """
     geo, N = geometry(box), x.shape[1]
     found, first, owner = np.zeros(N, int), np.zeros_like(x), np.arange(N)
     size = min(max(N, 64), BATCH)  # for few puzzles, go deep rather than wide
-    while owner.size:
+    while owner.size and rounds != 0:
+        rounds = rounds and rounds - 1
         x, top, owner, who = x[:, :-size], x[:, -size:], owner[:-size], owner[-size:]
         new = _sweep(top, geo)
         open_, still = (new & (new - 1)).any(0), (new == top).all(0)
@@ -111,7 +113,9 @@ def _search(x, box, limit):
         wanted = found[owner] < limit
         if not wanted.all():
             x, owner = x[:, wanted], owner[wanted]
-    return np.minimum(found, limit), first
+    found = np.minimum(found, limit)
+    found[owner] = -1
+    return found, first
 
 
 def _tokens(x):
@@ -130,13 +134,17 @@ def solve(puzzles: np.ndarray, box: Box = (2, 3)) -> np.ndarray:
     return _tokens(_search(_candidates(puzzles, box), box, 1)[1]).reshape(np.shape(puzzles))
 
 
-def count_solutions(puzzles: np.ndarray, box: Box = (2, 3), limit: int = 2) -> np.ndarray:
+def count_solutions(puzzles: np.ndarray, box: Box = (2, 3), limit: int = 2,
+                    rounds: int | None = None) -> np.ndarray:
     """puzzles (..., L) tokens -> solutions (...) int, counted up to `limit`: 1 means proper.
 
-    10,000 generated 9x9 puzzles take 0.4 s on one core; as many of Sudoku-Extreme, chosen to make
-    solvers guess, take 10 s: `read_csv` leaves this check to its callers.
+    rounds: of the search at most, -1 where these do not tell; None: all that it needs, which is a
+    minute for a vicious 9x9 puzzle without a solution. 10,000 generated 9x9 puzzles take 0.4 s on
+    one core; as many of Sudoku-Extreme, chosen to make solvers guess, take 10 s: `read_csv` leaves
+    this check to its callers.
     """
-    return _search(_candidates(puzzles, box), box, limit)[0].reshape(np.shape(puzzles)[:-1])
+    found = _search(_candidates(puzzles, box), box, limit, rounds)[0]
+    return found.reshape(np.shape(puzzles)[:-1])
 
 
 # ------------------------------------------------------------------------------------------------
@@ -209,6 +217,12 @@ def generate(count: int, box: Box = (2, 3), clues: int | None = None, seed: int 
 # Files: see `data.files`; `.` or `0` is a blank, A is digit 10
 
 
+def alphabet(side: int) -> dict[str, int]:
+    """The token of each character that a question of S = side may be written in."""
+    digits = {digit: token for token, digit in enumerate(DIGITS[:side], 2)}
+    return {".": 1, "0": 1, **digits, **{digit.lower(): token for digit, token in digits.items()}}
+
+
 def read_csv(path: str | Path, box: Box | None = None) -> tuple[np.ndarray, np.ndarray, Box]:
     """CSV file -> inputs, labels, both (N, L) uint8, and the box, `default_box` unless given.
 
@@ -223,10 +237,9 @@ def read_csv(path: str | Path, box: Box | None = None) -> tuple[np.ndarray, np.n
             raise ValueError(f"a question of {side**2} characters does not fit box {r}x{c}")
     except ValueError as e:
         raise ValueError(f"{rows.where(1)}: {e}") from None
-    digits = {digit: token for token, digit in enumerate(DIGITS[:side], 2)}
-    digits |= {digit.lower(): token for digit, token in digits.items()}
-    inputs = rows.tokens("question", {".": 1, "0": 1, **digits})
-    labels = rows.tokens("answer", digits)
+    letters = alphabet(side)
+    inputs = rows.tokens("question", letters)
+    labels = rows.tokens("answer", {c: token for c, token in letters.items() if token > 1})
     check(inputs, labels, box, rows.where)
     return inputs, labels, (r, c)
 

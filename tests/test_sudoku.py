@@ -158,6 +158,17 @@ def test_count_solutions_matches_brute_force(minimal, box, clues):
     assert sudoku.count_solutions(puzzles, box).tolist() == np.minimum(expected, 2).tolist()
 
 
+def test_a_search_of_few_rounds_knows_or_says_that_it_does_not(minimal):
+    box = (3, 3)
+    puzzles = np.concatenate([minimal[box][0][:20], np.ones((3, 81), np.uint8)])
+    known = sudoku.count_solutions(puzzles, box)
+    for rounds in (0, 1, 2, 5, 10, 20, 1000):
+        found = sudoku.count_solutions(puzzles, box, rounds=rounds)
+        assert ((found == known) | (found == -1)).all()
+        assert rounds or (found == -1).all()
+    assert (found == known).all()
+
+
 def test_count_solutions_of_contradictory_puzzles(minimal):
     """A random wrong digit in a proper puzzle: mostly no solution, which brute force confirms."""
     rng, box, (inputs, labels) = np.random.default_rng(0), (2, 3), minimal[2, 3]
