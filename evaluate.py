@@ -5,6 +5,8 @@
     python evaluate.py runs/sudoku6 --rollouts 8         # think 8 times; the surest answer counts
     python evaluate.py runs/sudoku9 --data more.csv --json
     python evaluate.py runs/sudoku6 runs/other --html page.html   # look at them, side by side
+    python evaluate.py runs/sudoku6 --puzzle .4...53.........426...........5..3..   # step by step
+    python evaluate.py runs/sudoku6 --number 7 --picture steps.png --gif steps.gif
     python evaluate.py runs/arc1 --submission submission.json
     python evaluate.py runs/arc1 --pool runs/arc1/milestone-*.pt
     python evaluate.py --official CKPT --task arc1 --n 4 --T 3 --data PATH --identifiers FILE
@@ -21,12 +23,31 @@ import torch
 
 from data.arc import Votes
 from support.checkpoints import about_of, load_model
-from support.console import Parser, amount, check_target, count, count_or_none, guarded, say
+from support.console import (
+    Parser,
+    amount,
+    check_picture,
+    check_target,
+    count,
+    count_or_none,
+    guarded,
+    say,
+)
 from support.cost import advice_on_memory, compile_net, wants_compilation
-from support.official import CELLS, official_task
+from support.official import CELLS, load_official, official_task
 from support.processes import choose_device, device_of, join_processes, leave
+from support.puzzle import (
+    Question,
+    as_json,
+    ask,
+    held_out,
+    in_words,
+    save_gif,
+    save_strip,
+    think_about,
+)
 from support.report import Run, collect, write_page
-from support.rollouts import check_plot, plot_rollouts, rollouts
+from support.rollouts import plot_rollouts, rollouts
 from support.scoring import Seen, arc_result, describe, score, vote
 from support.tasks import Task, reopen, sample
 from tinytrm import TRM, ranks
@@ -43,7 +64,7 @@ def parser() -> Parser:
                    help="supervision steps (default: the model's eval_steps, 16 in the paper)")
     p.add_argument("--halt", action="store_true", help="let each puzzle stop as soon as its q > 0")
     p.add_argument("--puzzles", type=count, help="a fixed sample of so many (default: all)")
-    p.add_argument("--batch_size", type=count, default=256, help="puzzles at a time")
+    p.add_argument("--batch_size", type=count, help="puzzles at a time (256)")
     p.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction,
                    help="torch.compile the network (default: on CUDA)")
@@ -51,6 +72,15 @@ def parser() -> Parser:
                    "nothing else")
     p.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at: figures, "
                    "charts, puzzles step by step")
+    g = p.add_argument_group("one puzzle, step by step, instead of a score")
+    g.add_argument("--puzzle", metavar="STRING", help="answer this Sudoku (digits, . or 0 for an "
+                   "empty cell) or maze ('# SG', as in the data files; / may stand between rows); "
+                   "for a model of one's own: numbers")
+    g.add_argument("--number", type=count, metavar="N", help="a held-out puzzle, numbered as on "
+                   "the page of --html (1)")
+    g.add_argument("--picture", type=Path, metavar="FILE", help="write the steps side by side: "
+                   "out.png, .svg, .pdf")
+    g.add_argument("--gif", type=Path, metavar="FILE", help="write the steps as an animation")
     g = p.add_argument_group("test-time compute (Sudoku and mazes)")
     g.add_argument("--rollouts", type=count, metavar="K", help="think K times about each puzzle; "
                    "choose an answer by q, by who is sure first, and by vote; all but the first "
@@ -91,6 +121,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("task", "n", "T"):
         if args.official and getattr(args, name) is None:
             p.error(f"--official needs --{name}, which the file does not tell")
+    args.single = any(v is not None for v in (args.puzzle, args.number, args.picture, args.gif))
+    if args.single:
+        p.useless(args, "html submission pool copies rollouts noise plot symmetry compile "
+                  "batch_size", "with --puzzle, --number, --picture or --gif")
+        args.compile = False
+    if args.puzzle is not None:
+        p.useless(args, "number data puzzles identifiers", "with --puzzle")
+    args.batch_size = args.batch_size or 256
     if args.html is None and args.beside:
         p.error("several runs are evaluated at a time for --html FILE only")
     if args.beside:
@@ -119,22 +157,58 @@ def suits(task: Task, args: argparse.Namespace) -> None:
 def open_model(args: argparse.Namespace, device: torch.device) -> tuple[TRM, Task]:
     """The model, on the device and compiled if that is wanted, and its task."""
     if args.official:
-        fields = dict(heads=args.heads, puzzle_tokens=args.puzzle_tokens)
         model, task = official_task(args.official, args.task, args.data, args.identifiers,
-                                    n=args.n, T=args.T,
-                                    **{k: v for k, v in fields.items() if v is not None})
+                                    **official_fields(args))
     else:
         model = load_model(args.run)
         task = reopen(model, args.data)
     suits(task, args)
-    if not all(bool(t.isfinite().all()) for t in model.state_dict().values()):
-        raise ValueError(f"{args.run or args.official}: has weights that are not finite")
+    check_finite(model, args)
     model.to(device)
     if wants_compilation(args.compile, device):
         compile_net(model, args.batch_size, training=False)
     if task.test is not None and args.puzzles:
         task.test = sample(task.test, args.puzzles)
     return model, task
+
+
+def check_finite(model: TRM, args: argparse.Namespace) -> None:
+    """Raise ValueError for a model that has diverged."""
+    if not all(bool(t.isfinite().all()) for t in model.state_dict().values()):
+        raise ValueError(f"{args.run or args.official}: has weights that are not finite")
+
+
+def official_fields(args: argparse.Namespace) -> dict[str, int]:
+    """What the authors' files do not tell, as far as it was given."""
+    names = "n", "T", "heads", "puzzle_tokens"
+    return {k: v for k in names if (v := getattr(args, k)) is not None}
+
+
+def open_single(args: argparse.Namespace) -> tuple[TRM, Question]:
+    """The model, and the puzzle that it shall think about: that of --puzzle, or a held-out one."""
+    if args.puzzle is None:
+        model, task = open_model(args, torch.device("cpu"))
+        return model, held_out(task, args.number or 1)
+    if args.official:
+        kind = args.task.rstrip("12")
+        model = load_official(args.official, seq_len=CELLS[args.task], **official_fields(args))
+        check_finite(model, args)
+        return model, ask(args.puzzle, kind, model.config)
+    model = load_model(args.run)
+    about = about_of(model)
+    return model, ask(args.puzzle, about.get("kind", "tokens"), model.config, about.get("box"))
+
+
+def single(args: argparse.Namespace, device: torch.device) -> None:
+    """Think about one puzzle; print the steps, write the pictures. Raises ValueError, OSError."""
+    model, question = open_single(args)
+    thought = think_about(model.to(device), question, args.steps, args.halt)
+    if ranks()[0] == 0:
+        say(json.dumps(as_json(thought)) if args.json else in_words(thought))
+        if args.picture:
+            save_strip(thought, args.picture)
+        if args.gif:
+            save_gif(thought, args.gif)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -144,8 +218,13 @@ def run(args: argparse.Namespace) -> None:
     check_target("--submission", args.submission)
     check_target("--plot", args.plot)
     check_target("--html", args.html)
-    if args.plot:
-        check_plot(args.plot)
+    check_target("--picture", args.picture)
+    check_target("--gif", args.gif)
+    check_picture("--plot", args.plot)
+    check_picture("--picture", args.picture)
+    check_picture("--gif", args.gif, "gif")
+    if args.single:
+        return single(args, device)
     for path in args.beside:
         if not path.exists():
             raise ValueError(f"{path}: no such run")

@@ -1,12 +1,11 @@
-"""Pictures of puzzles being thought about, in one visual language for all notebooks.
+"""Pictures for the notebooks: puzzles, as `support.pictures` draws them, curves and tables.
 
-    given cell            bold, on grey
-    right answer          blue, on white
-    wrong answer          red, struck through
-    cell that has changed framed in orange
+`python notebooks/draw.py` draws the README's animation again, assets/thinking.gif, from
+notebooks/models/sudoku6.pt. To draw it from another model, and of a puzzle written as in a data
+file, or of one of a CSV file that takes about eight steps:
 
-No state is told by colour alone. `python notebooks/draw.py` draws the README's animation again:
-assets/thinking.gif, from notebooks/models/sudoku6.pt.
+    python notebooks/draw.py runs/sudoku9 PUZZLE
+    python notebooks/draw.py runs/sudoku9 data/sudoku-extreme/test.csv
 """
 from __future__ import annotations
 
@@ -17,128 +16,32 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
-from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.patches import Polygon, Rectangle
 from numpy.typing import ArrayLike
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `import draw` also makes tinytrm importable
+from support.pictures import (  # noqa: E402
+    ARC_COLOURS,
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    STYLE,
+    arc,
+    maze,
+    story,
+    sudoku,
+    tokens,
+)
 
-GREY, BLUE, RED, ORANGE, INK = "#e4e4e0", "#1f5fa8", "#c0271c", "#f28e1c", "#222222"
-ARC_COLOURS = ["#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00",  # as on the ARC website
-               "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25"]
-
-plt.rcParams.update({
-    "figure.dpi": 80, "savefig.dpi": 80, "font.size": 10, "axes.spines.top": False,
-    "axes.spines.right": False, "figure.constrained_layout.use": True,
-})
-
-
-# ------------------------------------------------------------------------------------------------
-# One grid on one matplotlib axis
-
-
-def _board(ax, height: int, width: int, title: str) -> None:
-    """An axis without scales for a grid of cells of size 1, row 0 on top."""
-    ax.set(xlim=(-0.06, width + 0.06), ylim=(height + 0.06, -0.06), aspect="equal")
-    ax.axis("off")
-    ax.set_title(title, fontsize=10)
-
-
-def _cells(side: int):
-    """index, column, row of every cell."""
-    return ((i, i % side, i // side) for i in range(side * side))
-
-
-def sudoku(ax: Axes, inputs: ArrayLike, answer: ArrayLike | None = None,
-           labels: ArrayLike | None = None, previous: ArrayLike | None = None, title: str = "",
-           shade: ArrayLike | None = None, box: tuple[int, int] | None = None) -> None:
-    """Draw one Sudoku on a matplotlib axis.
-
-    inputs, answer, labels, previous: tokens (cells,); answer None draws the question alone. With
-    labels, wrong cells are struck through; with previous (an earlier answer), changed cells are
-    framed. shade (cells,), 0..1, darkens the open cells, whatever it means.
-    """
-    inputs = np.asarray(inputs)
-    side = int(np.sqrt(len(inputs)))
-    rows, columns = box or {4: (2, 2), 6: (2, 3), 9: (3, 3)}[side]
-    _board(ax, side, side, title)
-    for i, x, y in _cells(side):
-        given = inputs[i] > 1
-        if given:
-            ax.add_patch(Rectangle((x, y), 1, 1, color=GREY, lw=0))
-        elif shade is not None:
-            strength = 0.7 * float(np.clip(shade[i], 0, 1))
-            ax.add_patch(Rectangle((x, y), 1, 1, color=ORANGE, alpha=strength, lw=0))
-        token = inputs[i] if given or answer is None else answer[i]
-        wrong = labels is not None and answer is not None and answer[i] != labels[i]
-        if token > 1:
-            colour = INK if given else RED if wrong else BLUE
-            ax.text(x + 0.5, y + 0.54, token - 1, ha="center", va="center", fontsize=60 / side,
-                    color=colour, weight="bold" if given else None)
-        if wrong:  # also a clue, if the answer has another digit in its place
-            ax.plot([x + 0.2, x + 0.8], [y + 0.8, y + 0.2], color=RED, lw=1.3)
-        if previous is not None and previous[i] != token and not given:
-            frame = Rectangle((x + 0.07, y + 0.07), 0.86, 0.86, fill=False, ec=ORANGE, lw=1.8)
-            ax.add_patch(frame)
-    for k in range(side + 1):
-        ax.plot([0, side], [k, k], color=INK, lw=1.6 if k % rows == 0 else 0.4)
-        ax.plot([k, k], [0, side], color=INK, lw=1.6 if k % columns == 0 else 0.4)
-
-
-def maze(ax: Axes, inputs: ArrayLike, answer: ArrayLike | None = None,
-         labels: ArrayLike | None = None, previous: ArrayLike | None = None,
-         title: str = "") -> None:
-    """Draw one maze: walls dark, S and G, the path as dots; wrong dots are struck through.
-
-    inputs, answer, labels: tokens (cells,), 1 wall, 2 free, 3 start, 4 goal, 5 path. With labels,
-    labelled path cells that the answer misses are small rings. previous is not shown.
-    """
-    inputs = np.asarray(inputs)
-    side = int(np.sqrt(len(inputs)))
-    _board(ax, side, side, title)
-    for i, x, y in _cells(side):
-        if inputs[i] == 1:
-            ax.add_patch(Rectangle((x, y), 1, 1, color="#55554f", lw=0))
-        if inputs[i] in (3, 4):
-            ax.add_patch(Rectangle((x, y), 1, 1, color=GREY, lw=0))
-            ax.text(x + 0.5, y + 0.54, "SG"[inputs[i] - 3], ha="center", va="center",
-                    weight="bold", fontsize=60 / side)
-        elif answer is not None and answer[i] == 5:
-            wrong = labels is not None and labels[i] != 5
-            ax.plot(x + 0.5, y + 0.5, "o", ms=24 / side, color=RED if wrong else BLUE)
-            if wrong:
-                ax.plot([x + 0.2, x + 0.8], [y + 0.8, y + 0.2], color=RED, lw=1.3)
-        elif answer is not None and labels is not None and labels[i] == 5:
-            ax.plot(x + 0.5, y + 0.5, "o", ms=24 / side, mfc="none", mec=INK, mew=0.8)
-    ax.add_patch(Rectangle((0, 0), side, side, fill=False, ec=INK, lw=1.2))
-
-
-def arc(ax: Axes, grid: ArrayLike, title: str = "", digits: bool = True) -> None:
-    """Draw one ARC grid (rows, columns) of colours 0..9, each with its digit. A grid without cells
-    leaves the place empty."""
-    grid = np.asarray(grid)
-    _board(ax, *grid.shape, title)
-    for (y, x), colour in np.ndenumerate(grid):
-        cell = Rectangle((x, y), 1, 1, fc=ARC_COLOURS[colour], ec="#888888", lw=0.5)
-        ax.add_patch(cell)
-        if digits and colour:
-            ink = "black" if colour in (3, 4, 5, 7, 8) else "white"
-            ax.text(x + 0.5, y + 0.54, colour, ha="center", va="center", color=ink,
-                    fontsize=min(9, 50 / max(grid.shape)))
-
-
-def tokens(ax: Axes, grid: ArrayLike, title: str = "") -> None:
-    """Draw a grid (rows, columns) of tokens as plain numbers; padding (0) is pale, 1 is hatched."""
-    grid = np.asarray(grid)
-    _board(ax, *grid.shape, title)
-    for (y, x), token in np.ndenumerate(grid):
-        fill = dict(fc=GREY if token > 1 else "white", hatch="////" if token == 1 else None)
-        ax.add_patch(Rectangle((x, y), 1, 1, ec="#bbbbbb", lw=0.5, **fill))
-        ax.text(x + 0.5, y + 0.54, token, ha="center", va="center", fontsize=54 / max(grid.shape),
-                color=INK if token else "#bbbbbb", weight="bold" if token else None)
+__all__ = [
+    "ARC_COLOURS", "BLUE", "GREY", "INK", "ORANGE", "RED", "ROOT", "arc", "calibration", "loops",
+    "maze", "mean", "percentages", "powers_of_two", "row", "strip", "sudoku", "timeline", "tokens",
+]
+plt.rcParams.update(STYLE)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -164,30 +67,7 @@ def strip(draw: Callable, inputs: ArrayLike, answers: Sequence, labels: ArrayLik
     """One picture for each of the answers (steps, cells) to the question `inputs` (cells,), changed
     cells framed. `draw` is `sudoku` or `maze`."""
     titles = titles or [f"step {k + 1}" for k in range(len(answers))]
-    before = [None, *answers[:-1]]
-    pictures = [(t, inputs, a, labels, b) for t, a, b in zip(titles, answers, before)]
-    row(draw, *pictures, columns=columns, size=size)
-
-
-def animate(path: Path, draw: Callable, inputs: ArrayLike, answers: Sequence,
-            labels: ArrayLike | None = None, titles: list[str] | None = None, size: float = 3.2,
-            seconds: float = 0.9) -> None:
-    """Write the same pictures as an animated GIF; the question comes first, the last stays."""
-    figure, ax = plt.subplots(figsize=(size, size + 0.3))
-    last = len(answers)
-
-    def frame(k):
-        ax.clear()
-        if k == 0:
-            draw(ax, inputs, title="the question")
-            return
-        k = min(k, last) - 1
-        draw(ax, inputs, answers[k], labels, previous=answers[k - 1] if k else None,
-             title=titles[k] if titles else f"step {k + 1}")
-
-    film = FuncAnimation(figure, frame, frames=last + 3)
-    film.save(path, writer=PillowWriter(fps=1 / seconds), dpi=80)
-    plt.close(figure)
+    row(draw, *story(inputs, answers, labels, titles), columns=columns, size=size)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -346,37 +226,42 @@ def loops() -> None:
 # The README's animation
 
 
-def answers_by_cycle(model: Any, inputs: torch.Tensor, steps: int) -> np.ndarray:
-    """Decode y after every cycle, T times per supervision step: inputs (B, cells) tokens ->
-    answers (steps * T, B, cells)."""
-    (y, z), answers = model.start(len(inputs)), []
-    with torch.no_grad():
-        x = model.embed(inputs, model.puzzle_table[inputs[:, 0] * 0]).to(y.dtype)
-        for _ in range(steps * model.config.T):
-            y, z = model.latent_recursion(x, y, z)
-            answers.append(model.output_head(y).argmax(-1).numpy())
-    return np.stack(answers)
-
-
-def main() -> None:
-    """The README's animation: among 2000 fresh puzzles one that takes about eight cycles."""
+def main(model: str = str(ROOT / "notebooks/models/sudoku6.pt"), puzzle: str = "") -> None:
+    """assets/thinking.gif: `model` thinks about `puzzle`, by default one that takes about eight
+    steps among 2000 fresh ones. Raises ValueError, OSError."""
     import tinytrm
     from data import sudoku as puzzles
+    from support.puzzle import ask, in_words, save_gif, think_about, write
 
-    model = tinytrm.load(ROOT / "notebooks/models/sudoku6.pt")
-    inputs, labels = puzzles.generate(2000, (2, 3), seed=7)
-    answers = answers_by_cycle(model, torch.from_numpy(inputs.astype(np.int64)), 16)
-    wrong = (answers != labels).sum(2)  # (cycles, puzzles)
-    needed = np.where(wrong[-1] == 0, (wrong > 0).sum(0), 0)  # cycles before it stays right
-    i = int(np.abs(needed - 8).argmin())
-    frames = answers[:needed[i] + 1, i]
-    titles = [f"cycle {k + 1}: {w} wrong" if (w := (a != labels[i]).sum()) else
-              f"cycle {k + 1}: solved" for k, a in enumerate(frames)]
+    thinker = tinytrm.load(model)
+    box = tuple(getattr(thinker, "extra", {}).get("about", {}).get("box") or ())
+    if len(box) != 2:
+        raise ValueError(f"{model}: no model of Sudoku, made by train.py")
+    if not puzzle or puzzle.endswith(".csv"):
+        many = puzzles.read_csv(puzzle, box) if puzzle else puzzles.generate(2000, box, seed=7)
+        inputs, labels = many[0][:2000], many[1][:2000]
+        puzzle = write(inputs[slow(thinker, inputs, labels)], "sudoku")
+    thought = think_about(thinker, ask(puzzle, "sudoku", thinker.config, box))
     path = ROOT / "assets/thinking.gif"
     path.parent.mkdir(exist_ok=True)
-    animate(path, sudoku, inputs[i], frames, labels[i], titles)
-    print(f"{path}: {len(frames)} cycles, {path.stat().st_size / 1000:.0f} kB")
+    save_gif(thought, path)
+    print(f"{puzzle}\n\n{in_words(thought)}\n\n{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def slow(model: Any, inputs: np.ndarray, labels: np.ndarray, wanted: int = 8) -> int:
+    """Which of the puzzles (N, cells) takes about so many steps until its answer stays right."""
+    import torch
+
+    import tinytrm
+
+    x = torch.from_numpy(inputs.astype(np.int64))
+    answers = np.stack([a.numpy() for a, *_ in tinytrm.think(model, x, x[:, 0] * 0)])
+    wrong = (answers != labels).any(2)  # (steps, N)
+    needed = np.where(wrong[-1], -len(wrong), len(wrong) + 1 - wrong[::-1].argmax(0))
+    return int(np.abs(np.where(wrong.any(0), needed, 1) - wanted).argmin())
 
 
 if __name__ == "__main__":
-    main()
+    from support.console import guarded
+
+    sys.exit(guarded(main, *sys.argv[1:3]))

@@ -3,8 +3,9 @@
     python notebooks/run.py                 # all of them, about ten minutes
     python notebooks/run.py 02_recursion    # one
 
-The stamp is a hash of tinytrm.py, data/*.py, draw.py, of what the notebook uses of support/ (all
-without comments and docstrings) and of models/, and of the notebook's own cells.
+The stamp is a hash of tinytrm.py, data/*.py, draw.py and the pictures it draws, of what else the
+notebook uses of support/ (all without comments and docstrings) and of models/, and of the
+notebook's own cells.
 tests/test_notebooks.py compares it, so outputs cannot outlive the code that they show.
 """
 from __future__ import annotations
@@ -47,7 +48,7 @@ def code_of(text: str) -> bytes:
 def stamp(notebook) -> str:
     """What the outputs of this notebook depend on, as 16 hex digits."""
     digest, source = hashlib.sha256(), "\n".join(cell.source for cell in notebook.cells)
-    modules = sorted(set(re.findall(r"from support\.(\w+) import", source)))
+    modules = sorted({"pictures", *re.findall(r"from support\.(\w+) import", source)})
     for path in [ROOT / "tinytrm.py", *sorted((ROOT / "data").glob("*.py")), HERE / "draw.py",
                  *(ROOT / "support" / f"{module}.py" for module in modules)]:
         digest.update(code_of(path.read_text(encoding="utf-8")))

@@ -13,5 +13,7 @@
     cost.py         FLOPs, memory, hours, dollars; torch.compile; the benchmark
     rehearse.py     everything of a long run once, in a minute, before money is spent
     record.py       a finished run as a page of text
+    puzzle.py       one puzzle, step by step: in words, as JSON, as pictures
+    pictures.py     how puzzles are drawn; the only file that needs matplotlib to be imported
     report.py       runs as one page to look at (with report.html and report.js)
 """

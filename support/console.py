@@ -78,6 +78,23 @@ def check_target(flag: str, path: Path | None) -> None:
         raise ValueError(f"{flag} {path}: cannot be written there ({e.strerror})") from None
 
 
+def check_picture(flag: str, path: Path | None, kinds: str = "") -> None:
+    """Raise ValueError, before the work, where matplotlib could not draw a file of that name.
+
+    kinds: the endings that may be, with spaces between them; else all that matplotlib knows.
+    """
+    if path is None:
+        return
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ValueError(f"{flag} needs matplotlib: pip install -r requirements.txt") from None
+    known = kinds.split() or sorted(Figure().canvas.get_supported_filetypes())
+    if path.suffix.removeprefix(".").lower() not in known:
+        many = "one of " * (len(known) > 1)
+        raise ValueError(f"{flag} {path}: the name must end in {many}{', '.join(known)}")
+
+
 # ------------------------------------------------------------------------------------------------
 # Signals: Ctrl-C, a kill, a closed terminal, a closed pipe
 

@@ -103,19 +103,8 @@ def choose(selection: str, last: np.ndarray, first: np.ndarray, q: np.ndarray, w
     return last[np.lexsort((-q, -votes), axis=0)[0], B]
 
 
-def check_plot(path: Path) -> None:
-    """Raise ValueError where `plot_rollouts` could not draw."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("--plot needs matplotlib: pip install -r requirements.txt") from None
-    kinds = Figure().canvas.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in kinds:
-        raise ValueError(f"--plot {path}: the name must end in one of {', '.join(sorted(kinds))}")
-
-
 def plot_rollouts(result: dict, path: Path) -> None:
-    """Accuracy against compute as a picture, after `check_plot`."""
+    """Accuracy against compute as a picture, after `console.check_picture`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")

@@ -75,7 +75,18 @@ def test_bad_arguments_of_train(args, words, refused):
     (["--rollouts", 2, "--plot", "nowhere/x.png"], "cannot be written there"),
     (["--submission", "nowhere/x.json"], "cannot be written there"),
     (["--submission", "."], "is a folder"), (["--data", "/nowhere.csv"], "/nowhere.csv"),
-    (["--device", "meta"], "not available")])
+    (["--device", "meta"], "not available"),
+    (["--puzzle", "1", "--number", 2], "--number does nothing with --puzzle"),
+    (["--puzzle", "1", "--data", "x.csv"], "--data does nothing with --puzzle"),
+    (["--puzzle", "1", "--puzzles", 3], "--puzzles does nothing with --puzzle"),
+    *[([*one, "--html", "x.html"], "--html does nothing with --puzzle, --number") for one in (
+        ["--puzzle", ""], ["--number", 1], ["--picture", "x.png"], ["--gif", "x.gif"])],
+    (["--number", 1, "--rollouts", 2], "--rollouts does nothing"),
+    (["--number", 1, "--batch_size", 2], "--batch_size does nothing"),
+    (["--number", 1, "--compile"], "--compile does nothing"), (["--number", 21], "are 20 held-out"),
+    (["other", "--number", 1], "for --html FILE only"),
+    (["--picture", "x.doc"], "must end in one of"), (["--gif", "x.png"], "must end in gif"),
+    (["--picture", "."], "is a folder"), (["--gif", "nowhere/x.gif"], "cannot be written there")])
 def test_bad_arguments_of_evaluate(args, words, trained, refused):
     assert words in refused("evaluate.py", trained[0], *args)
 

@@ -321,6 +321,14 @@ def test_official_checkpoint_the_whole_way(official, refused):
     expected = tinytrm.evaluate(model, puzzles, steps=3)
     assert json.loads(stdout)["cell_accuracy"] == pytest.approx(expected["cell_accuracy"], abs=1e-6)
     assert "--n" in refused("evaluate.py", *flags)
+    del flags[4:6]  # a puzzle of one's own needs no --data
+    text = "".join(".0123456789"[t] for t in puzzles.inputs[3]).replace("0", ".")
+    stdout, _ = program("evaluate.py", *flags, "--n", 1, "--steps", 3, "--json", "--puzzle", text)
+    answer = "".join("..123456789"[t] for t in tinytrm.solve(model, puzzles.inputs[3:4],
+                                                             steps=3).answers[0])
+    assert (said := json.loads(stdout))["answer"] == answer and len(said["q"]) == 3
+    flags[3] = "arc1"
+    assert "an ARC task" in refused("evaluate.py", *flags, "--n", 1, "--puzzle", text)
 
 
 def test_files_that_are_no_official_checkpoint(official, trained, tmp_path, refused):
