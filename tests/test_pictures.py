@@ -14,13 +14,9 @@ import pytest
 import tinytrm
 from conftest import ROOT, process, program, run, tiny, toy_puzzles
 from data import arc, maze, sudoku
-from data.arc_mini import mini_corpus
 from support import puzzle as one
 from support.puzzle import Question, Thought, ask, held_out, in_words, think_about, write
-from support.report import collect
-from support.scoring import score, vote
-from support.tasks import Task, sample
-from tinytrm import Puzzles
+from support.tasks import reopen, sample
 
 pytest.importorskip("matplotlib")
 from PIL import Image
@@ -114,27 +110,22 @@ def test_other_refusals(tmp_path, refused):
     assert "tinytrm.evaluate" in refused("evaluate.py", own, "--number", 1)
 
 
-def test_numbers_are_those_of_the_page():
+def test_numbers_are_those_of_the_page(trained, tmp_path):
     """Of --html, also for a sample, and for ARC with the id of the plain copy."""
-    x, y = sudoku.generate(30, (2, 2), clues=8, seed=1)
-    config = tiny(seq_len=16, vocab_size=6, num_puzzles=1)
-    few = sample(Puzzles(x, y), 12)
-    task, model = Task("sudoku", config, None, few, dict(box=[2, 2])), tinytrm.TRM(config)
-    seen = collect("", task, model, score(task, model)).asked
-    for i, number in enumerate(seen.numbers):
-        question = held_out(task, number)
-        assert np.array_equal(question.inputs, seen.inputs[i])
-        assert np.array_equal(question.labels, seen.labels[i]) and question.box == (2, 2)
-    corpus = mini_corpus()
-    table = arc.build_table(corpus, 3)
-    config = tiny(seq_len=16, vocab_size=12, num_puzzles=len(table))
-    task, model = Task("arc", config, None, None, {}, corpus=corpus, table=table), \
-        tinytrm.TRM(config)
-    seen = collect("", task, model, {}, vote(task, model)[0]).asked
-    for i, number in enumerate(seen.numbers):
-        question = held_out(task, number)
-        assert np.array_equal(question.inputs, seen.inputs[i]) and question.id == seen.ids[i]
-        assert seen.names[i] in question.name
+    for path, more in ((trained[0], ["--puzzles", 12]), (ARC, [])):
+        words = ["evaluate.py", path, "--steps", 2, *more, "--device", "cpu"]
+        program(*words, "--html", tmp_path / "page.html")
+        text = (tmp_path / "page.html").read_text(encoding="utf-8")
+        (group,) = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+        model = tinytrm.load(path)
+        task = reopen(model)
+        task.test = sample(task.test, 12) if more else None
+        for p in group["puzzles"]:
+            question = held_out(task, p["n"])
+            tokens = [int(c, 36) for c in p["x"].ljust(group["cells"], "0")]
+            assert question.inputs.tolist() == tokens and p["name"] in question.name
+            if not more:
+                assert question.id == task.table.rows(p["name"].split(",")[0])[0]
 
 
 # ------------------------------------------------------------------------------------------------
