@@ -4,7 +4,6 @@
 One 2-layer network thinks about a puzzle in loops: it starts from a guess and refines a latent,
 then its answer, again and again. The defaults are the paper's: the same model, number for number.
 
-    symbol  meaning                                                     shape
     x       the question, embedded; fixed while thinking                (B, L, D)
     y       the current answer, as features (the authors' z_H)          (B, L, D)
     z       the latent, a scratchpad of the reasoning (their z_L)       (B, L, D)
@@ -30,10 +29,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import zipfile
-from collections import namedtuple
+import time
+from collections import Counter, namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal, get_args, get_type_hints
 
 import numpy as np
@@ -44,7 +44,6 @@ from torch import Tensor, nn
 
 if dist.is_available():  # AdamW imports this later: after processes have met, it
     import torch.distributed.nn  # keeps their group for ever, and gloo's threads abort the exit.
-
 # ---- 1. Configuration ----------------------------------------------------------------------------
 @dataclasses.dataclass
 class Config:
@@ -59,13 +58,15 @@ class Config:
     dim: int = 512  # D, width of every feature vector
     layers: int = 2  # of the one network
     heads: int = 8  # of attention
+    columns: int = 0  # of the grid, for attention: positions by row and column; 0: in one row
     expansion: float = 4.0  # a SwiGLU's inner width, see `inner`: 2/3 of this times the outer one
     width_multiple: int = 256  # (three matrices, not two), rounded up to a multiple of this
     # the recursion
     n: int = 6  # latent steps per cycle (the authors' L_cycles)
     T: int = 3  # cycles per supervision step (H_cycles); only the last carries gradient
     N_sup: int = 16  # supervision steps per puzzle at most, in training
-    halt_exploration: float = 0.1  # chance, at each step, of a minimum of steps; see should_halt
+    halting: Literal["sure", "chance"] = "sure"  # when a slot stops in training; see should_halt
+    halt_exploration: float = 0.1  # if sure: chance, at each step, of a minimum of steps
     halt_weight: float = 0.5  # weight of the halting loss
     loss: Literal["stablemax", "softmax"] = "stablemax"  # what makes probabilities of logits
     # training
@@ -80,6 +81,7 @@ class Config:
     puzzle_weight_decay: float = 1.0  # decoupled, on the rows that a step touches
     ema: float = 0.999  # decay of the averaged weights, which are the ones evaluated
     eval_steps: int = 16  # supervision steps when solving; may be more than N_sup
+    keep: Literal["last", "surest"] = "last"  # which step's answer; surest: that of the highest q
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the forward pass; auto: the faster
     seed: int = 0  # of weights, data order, augmentation and exploration
 
@@ -88,25 +90,36 @@ class Config:
             value, choices = getattr(self, name), get_args(kind)  # those of a Literal
             if isinstance(value, np.generic):
                 setattr(self, name, value := value.item())  # a plain number, for `save`
-            if choices and value not in choices:
-                raise ValueError(f"{name} must be one of {choices}, not {value!r}")
-            least = int(kind is int and name not in "puzzle_tokens micro_batch warmup seed".split())
+            zero = "puzzle_tokens micro_batch warmup seed columns".split()
+            least = int(kind is int and name not in zero)
             most = 1 if name in ("halt_exploration", "ema") else 2**60
-            if not choices and not (isinstance(value, (int, kind)) and least <= value <= most):
-                raise ValueError(f"{name} must be {kind.__name__} in {least}..{most}, not {value}")
-        if self.mixer == "attention" and self.dim % (2 * self.heads):
-            raise ValueError(f"dim {self.dim} is no multiple of 2 * heads = {2 * self.heads}")
-
-    @property
-    def length(self) -> int:
-        """L, the positions that the network sees: puzzle tokens, then cells."""
-        return self.puzzle_tokens + self.seq_len
-
+            if not (value in choices or not choices and isinstance(value, (int, kind))
+                    and least <= value <= most):
+                want = choices or f"{kind.__name__} in {least}..{most}"
+                raise ValueError(f"{name} must be {want}, not {value!r}")
+        if self.mixer == "attention" and self.dim % ((4 if self.columns else 2) * self.heads):
+            raise ValueError(f"dim {self.dim} is no multiple of 2 (4 with columns) * {self.heads}")
+        self.length = self.puzzle_tokens + self.seq_len  # L, the positions that the network sees
+    @classmethod
+    def for_data(cls, puzzles: Puzzles, **fields) -> Config:
+        """For data of one's own, a few minutes on two CPU cores; `fields` override. Why these, and
+        what to change when: docs/your_data.md. Raises ValueError where 0 seems to be a value."""
+        both = np.concatenate([puzzles.inputs, puzzles.labels])
+        before, after = (np.maximum.accumulate(t != 0, 1) for t in (both, both[:, ::-1]))
+        if ((both == 0) & before & after[:, ::-1]).any() and "vocab_size" not in fields:
+            raise ValueError("0 stands between other tokens, but it means padding: add 1 to inputs "
+                             "and labels; if it is padding, say so by giving vocab_size")
+        L, W = both.shape[1], math.isqrt(both.shape[1])  # a square number of cells is a grid
+        return cls(**dict(
+            vocab_size=both.max() + 1, seq_len=L, num_puzzles=puzzles.ids.max() + 1, heads=2, n=1,
+            mixer="attention", columns=W * (W * W == L), width_multiple=32, dim=64, puzzle_tokens=1,
+            halting="chance", keep="surest", halt_weight=0.1, loss="softmax", steps=4000, lr=2e-3,
+            batch_size=max(32, min(128, 2048 // L)), warmup=1000, cosine=True, weight_decay=0.1,
+            T=1, puzzle_lr=0.03, puzzle_weight_decay=0.1, ema=0.99) | fields)
     def inner(self, width: int) -> int:
         """Inner width of a SwiGLU over vectors of this width."""
         multiple = self.width_multiple
         return math.ceil(round(self.expansion * width * 2 / 3) / multiple) * multiple
-
 # ---- 2. The model and its recursion --------------------------------------------------------------
 class TRM(nn.Module):
     """The Tiny Recursive Model. Its weights depend on config.seed and on nothing else."""
@@ -177,7 +190,6 @@ class TRM(nn.Module):
     def halt_head(self, y: Tensor) -> Tensor:
         """q (B,), the logit of "my answer is right": the first position speaks for all."""
         return F.linear(y[:, 0].float(), self.q_weight, self.q_bias)[:, 0]
-
 # ---- 3. One layer of the network -----------------------------------------------------------------
 class Layer(nn.Module):
     """Mix along the sequence, by a SwiGLU or by attention, then along the features, by a SwiGLU.
@@ -206,15 +218,14 @@ class Layer(nn.Module):
 
     def attention(self, h: Tensor) -> Tensor:
         """Self-attention, every position sees all: (L, B, D) -> (L, B, D)."""
-        L, B, D = h.shape
-        qkv = F.linear(h, self.mix_in.to(h.dtype)).view(L, B, 3 * self.config.heads, -1)
+        (L, B, D), c = h.shape, self.config
+        qkv = F.linear(h, self.mix_in.to(h.dtype)).view(L, B, 3 * c.heads, -1)
         q, k, v = qkv.chunk(3, dim=2)  # (L, B, heads, d) each
-        q, k, v = (t.permute(1, 2, 0, 3) for t in (rotary(q), rotary(k), v))  # (B, heads, L, d)
+        q, k, v = (t.permute(1, 2, 0, 3) for t in (rotary(q, c), rotary(k, c), v))  # B, heads, L, d
         # Both compute the same; in bfloat16 on a CPU the backward of the fused one is slow.
-        if q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu":
-            h = (q @ k.mT * q.shape[-1]**-0.5).softmax(-1) @ v
-        else:
-            h = F.scaled_dot_product_attention(q, k, v)
+        plain = q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu"
+        h = ((q @ k.mT * q.shape[-1]**-0.5).softmax(-1) @ v if plain
+             else F.scaled_dot_product_attention(q, k, v))
         return F.linear(h.permute(2, 0, 1, 3).reshape(L, B, D), self.mix_out.to(h.dtype))
 
 def rms_norm(h: Tensor, dim: int = -1) -> Tensor:
@@ -222,14 +233,17 @@ def rms_norm(h: Tensor, dim: int = -1) -> Tensor:
     f = h.float()
     return (f * torch.rsqrt(f.square().mean(dim, keepdim=True) + 1e-5)).to(h.dtype)
 
-def rotary(h: Tensor) -> Tensor:
+def rotary(h: Tensor, config: Config) -> Tensor:
     """Rotary position embedding, theta 10000: turn queries or keys (L, B, heads, d) by position."""
-    position, pair = (torch.arange(k, device=h.device) for k in (len(h), h.shape[-1] // 2))
-    angle = position[:, None, None, None] * 10000 ** (-2 / h.shape[-1] * pair)  # (L, 1, 1, d / 2)
+    at, pair = (torch.arange(k, device=h.device) for k in (len(h), h.shape[-1] // 2))
+    at, half = at[:, None], len(pair) // 2
+    if config.columns:  # NOTE(paper): half of the pairs turn by the row, half by the column
+        at = at - config.puzzle_tokens
+        at, pair = torch.where(pair < half, at // config.columns, at % config.columns), pair % half
+    angle = (at * 10000 ** (-2 / h.shape[-1] * pair))[:, None, None]  # (L, 1, 1, d / 2)
     cos, sin = angle.cos(), angle.sin()
     a, b = h.float().chunk(2, -1)  # entry i turns with entry i + d / 2
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(h.dtype)
-
 def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
     """dtype of the forward pass; "auto" is bfloat16 where the hardware is faster with it. Many CPUs
     only emulate it; Intel's with AVX-512 but without AMX are slower than in float32."""
@@ -238,12 +252,10 @@ def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
     cuda = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     auto = "bfloat16" if (cpu if device.type == "cpu" else cuda) else "float32"
     return getattr(torch, auto if config.dtype == "auto" else config.dtype)
-
 def truncated_normal(generator: torch.Generator, std: float, *shape: int) -> Tensor:
     """Normal numbers cut at two sigma, widened so that what is left has exactly this std."""
     std = std / 0.8796256610342398  # std of a unit normal cut at +-2
     return nn.init.trunc_normal_(torch.empty(shape), 0, std, -2 * std, 2 * std, generator=generator)
-
 # ---- 4. Loss, halting, and the slots that think -------------------------------------------------
 def log_stablemax(v: Tensor) -> Tensor:
     """log(s / sum(s)) over the last axis, with s = v + 1 for v >= 0 and 1 / (1 - v) below: like a
@@ -271,51 +283,37 @@ def should_halt(config: Config, q: Tensor, steps: Tensor, explore: Tensor) -> Te
     at each step a slot gets, with chance halt_exploration, a random minimum in 2..N_sup for this
     step, so that later thoughts are trained, too. `explore` (B, 2): uniform in [0, 1)."""
     at_least = 2 + (explore[:, 1] * (config.N_sup - 1)).long()
-    may = (explore[:, 0] >= config.halt_exploration) | (steps >= at_least)
-    return (q > 0) & may | (steps >= config.N_sup)
-
-@dataclasses.dataclass
-class Carry:
-    """What goes from one step to the next: this process's slots, each with a puzzle of its own."""
-    y: Tensor  # (B, L, D)
-    z: Tensor  # (B, L, D)
-    inputs: Tensor  # (B, cells)
-    labels: Tensor  # (B, cells)
-    ids: Tensor  # (B,) rows of the puzzle table
-    steps: Tensor  # (B,) supervision steps done on this puzzle
-    halted: Tensor  # (B,) bool, on the CPU: takes a fresh puzzle at the next step
-
+    halts = (q > 0) & ((explore[:, 0] >= config.halt_exploration) | (steps >= at_least))
+    if config.halting == "chance":
+        # NOTE(paper): after s steps 1 slot in s + 1; so steps 1, 2-3, 4-7, ... have equal shares.
+        halts = explore[:, 0] * (steps + 1) < 1
+    return halts | (steps >= config.N_sup)
 # ---- 5. Learning rates, and sign-SGD for the puzzle table ---------------------------------------
 def lr_factor(config: Config, step: int) -> float:
     """What the learning rates are multiplied by: linear warm-up, then 1 or a cosine to zero."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
     done = max(0.0, (step - config.warmup) / max(1, config.steps - config.warmup))
     return warm * (0.5 + 0.5 * math.cos(math.pi * done) if config.cosine else 1.0)
-
 def puzzle_sign_sgd(table: Tensor, ids: Tensor, grads: Tensor, lr: float, decay: float) -> None:
     """In place, touched rows only: row = row * (1 - lr * decay) - lr * sign(grad). Gradients (B, D)
     of equal ids (B,) are summed first, without the sort and the wait of torch.unique."""
     total = (ids[:, None] == ids).to(grads.dtype) @ grads  # (B, B) @ (B, D), alike for equal ids
     table[ids] = table[ids] * (1 - lr * decay) - lr * total.sign()
-
 # ---- 6. Data -------------------------------------------------------------------------------------
 class Puzzles:
     """Questions and answers: inputs and labels are integer arrays (N, cells), where 0 means padding
     in inputs and "not labelled" in labels; ids (N,) are rows of the puzzle table, default 0.
     augment(inputs (B, cells), labels (B, cells), random) -> (inputs, labels) returns a random
     symmetric copy of each; random(k) gives (B, k) fresh uniform numbers in [0, 1). Whatever has
-    this class's `check` and `draw` can be trained on. Raises ValueError.
-    """
+    this class's `check` and `draw` can be trained on. Raises ValueError."""
     def __init__(self, inputs, labels, ids=None, augment: Callable | None = None):
         self.inputs, self.labels, self.augment = np.asarray(inputs), np.asarray(labels), augment
         self.ids = np.zeros(len(self.inputs), int) if ids is None else np.asarray(ids)
         shapes = self.inputs.shape, self.labels.shape, self.ids.shape
         if len(shapes[0]) != 2 or shapes[1:] != (shapes[0], shapes[0][:1]) or 0 in shapes[0]:
             raise ValueError(f"give inputs and labels (N, cells) and ids (N,), not {shapes}")
-
     def __len__(self) -> int:
         return len(self.inputs)
-
     def check(self, config: Config) -> None:
         """Raise ValueError, naming the row, unless these puzzles fit a model of this config."""
         V, cells = config.vocab_size, self.inputs.shape[1]
@@ -324,13 +322,10 @@ class Puzzles:
         for name, most in (("inputs", V - 1), ("labels", V - 1), ("ids", config.num_puzzles - 1)):
             table = getattr(self, name)
             wrong = np.argwhere((table < 0) | (table > most) | (table.dtype.kind not in "iu"))
-            if len(wrong):
-                value = table[tuple(wrong[0])]
-                raise ValueError(f"{name} row {wrong[0][0]}: {value} is no integer in 0..{most}")
-        if (self.labels == 0).all(1).any():
-            row = (self.labels == 0).all(1).argmax()
+            for at in wrong[:1]:
+                raise ValueError(f"{name} row {at[0]}: {table[*at]} is no integer in 0..{most}")
+        for row in np.flatnonzero((self.labels == 0).all(1))[:1]:
             raise ValueError(f"labels row {row} is all 0, which means that no cell is labelled")
-
     def draw(self, positions: np.ndarray, seed: int, random: Callable) -> tuple[np.ndarray, ...]:
         """inputs (B, cells), labels (B, cells), ids (B,) for B slots, by `random` as for augment;
         positions (B,), step * batch_size + slot, and seed are for streams that keep an order."""
@@ -340,12 +335,12 @@ class Puzzles:
         if self.augment:  # NOTE(paper): always a new copy; the authors prepare 1000 of each puzzle
             inputs, labels = self.augment(inputs, labels, random)
         return inputs, labels, self.ids[rows]
-
 # ---- 7. Training: deep supervision over slots that never wait for each other ---------------------
 def train(config: Config, puzzles: Puzzles, device: torch.device | str = "cpu",
-          state: State | None = None, on_step: Callable | None = None) -> TRM:
+          state: State | None = None, on_step: Callable | Literal[False] | None = None) -> TRM:
     """Train; return the model with the averaged weights. state: where to go on. After each step
-    on_step(state, metrics) is called with the figures of `supervise`. Raises ValueError."""
+    on_step(state, metrics) is called with the figures of `supervise`; the default shows a line of
+    progress, False nothing. Raises ValueError."""
     puzzles.check(config)
     state = state or State(config, device)
     while state.step < config.steps:
@@ -353,9 +348,19 @@ def train(config: Config, puzzles: Puzzles, device: torch.device | str = "cpu",
         puzzle_grads, metrics = supervise(state, explore)  # forward, loss, backward
         update(state, puzzle_grads)  # one step of the optimizers
         state.step += 1
-        if on_step:
-            on_step(state, metrics)
+        if on_step is not False:
+            (on_step or progress)(state, metrics)
     return state.ema
+
+def progress(state: State, metrics: dict) -> None:
+    """Say how training goes, in a line that is written over: how many of the puzzles that have just
+    halted are right, after however many steps."""
+    done, steps = state.step, state.model.config.steps
+    if (done % 20 == 0 or done == steps) and ranks()[0] == 0:
+        right = metrics["exact_accuracy"] / metrics["count"].clamp(min=1)
+        rest = f"{(time.time() - state.begun) / done * (steps - done):.0f} s left  "
+        print(f"\rstep {done}/{steps}, {right:.0%} right, {rest}",
+              end="" if done < steps else "\n", flush=True)
 
 class State:
     """All that training changes: what must be kept to go on exactly where it stopped."""
@@ -363,15 +368,19 @@ class State:
         B, rest = divmod(config.batch_size, ranks()[1])  # slots of this process
         if rest:
             raise ValueError(f"batch_size must be a multiple of {ranks()[1]} processes")
-        self.step, self.model, self.ema = 0, TRM(config).to(device), TRM(config).to(device)
-        self.ema.requires_grad_(False)  # the averaged weights
+        self.step, self.begun, self.model = 0, time.time(), TRM(config).to(device)
+        self.ema = TRM(config).to(device).requires_grad_(False)  # the averaged weights
         self.ema.puzzle_table = self.model.puzzle_table  # not averaged: one table serves both
         # NOTE(paper): AdamW as in the paper; the authors' code has adam-atan2, a CUDA extension.
         self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.95),
                                            weight_decay=config.weight_decay, fused=True)
         cells = torch.zeros(B, config.seq_len, dtype=torch.long, device=device)
         (y, z), (ids, steps) = self.model.start(B), cells.new_zeros(2, B)
-        self.carry = Carry(y, z, cells, cells.clone(), ids, steps, torch.ones(B, dtype=torch.bool))
+        # The slots, each with a puzzle of its own: y and z (B, L, D), inputs and labels (B, cells),
+        # and (B,) each: its row of the puzzle table, the supervision steps done on it, and (on the
+        # CPU) whether it has halted, so that the slot takes a fresh one at the next step.
+        self.carry = SimpleNamespace(y=y, z=z, inputs=cells, labels=cells.clone(), ids=ids,
+                                     steps=steps, halted=torch.ones(B, dtype=torch.bool))
 
 def refill(state: State, puzzles: Puzzles) -> Tensor:
     """Fresh puzzles for the slots that have halted; returns the step's exploration (B, 2). Random
@@ -392,11 +401,12 @@ def refill(state: State, puzzles: Puzzles) -> Tensor:
         carry.steps[at] = 0
     return explore
 
-def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict]:
     """One step of every slot; leaves gradients in the parameters. Returns that of the puzzle rows,
     (B, D), and this process's metrics: losses divided by the global batch size, and sums for the
     puzzles that have just halted, to be divided by `count`."""
-    model, carry, config, parts = state.model, state.carry, state.model.config, []
+    model, carry, config = state.model, state.carry, state.model.config
+    sums: Counter = Counter()
     rows = model.puzzle_table[carry.ids].requires_grad_()
     size = config.micro_batch or len(rows)
     for s in (slice(i, i + size) for i in range(0, len(rows), size)):  # once, if memory allows
@@ -409,10 +419,10 @@ def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict[str, Tensor]]
         (loss.sum() / config.batch_size).backward()  # the global batch: processes will be summed
         carry.y[s], carry.z[s] = y, z
         done = halted & (carry.labels[s] > 0).any(-1)  # not rows without any label
-        parts.append(dict(loss=loss, answer_loss=answer_loss, halting_loss=halting_loss, count=done,
-                          exact_accuracy=done & exact, cell_accuracy=done * share,
-                          halt_accuracy=done & ((q > 0) == exact), steps=done * carry.steps[s]))
-    sums = {name: sum(part[name].detach().sum() for part in parts) for name in parts[0]}
+        part = dict(loss=loss, answer_loss=answer_loss, halting_loss=halting_loss, count=done,
+                    exact_accuracy=done & exact, cell_accuracy=done * share,
+                    halt_accuracy=done & ((q > 0) == exact), steps=done * carry.steps[s])
+        sums.update({name: value.detach().sum() for name, value in part.items()})  # adds
     return rows.grad, {k: v / config.batch_size if "loss" in k else v for k, v in sums.items()}
 
 @torch.no_grad()
@@ -435,12 +445,10 @@ def update(state: State, puzzle_grads: Tensor) -> None:
                     config.puzzle_weight_decay)
     for average, now in zip(state.ema.parameters(), model.parameters()):
         average.lerp_(now, 1 - config.ema)
-
 def ranks() -> tuple[int, int]:
     """(number of this process, number of processes): (0, 1) unless torchrun started several."""
-    several = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
-
+    alone = not dist.is_available() or not dist.is_initialized()
+    return (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
 # ---- 8. Solving and evaluating -------------------------------------------------------------------
 @torch.no_grad()
 def think(model: TRM, inputs: Tensor, ids: Tensor, steps: int | None = None,
@@ -449,11 +457,13 @@ def think(model: TRM, inputs: Tensor, ids: Tensor, steps: int | None = None,
     a puzzle whose q > 0 keeps its answer and costs nothing more. Without, every puzzle takes all
     steps (default: eval_steps), as in the authors' evaluation."""
     (y, z), active = model.start(len(inputs)), torch.arange(len(inputs), device=inputs.device)
-    answers, q, used = torch.zeros_like(inputs), active.float(), active.clone()  # placeholders
+    answers, q, used = torch.zeros_like(inputs), active - math.inf, active.clone()
     for step in range(1, 1 + (steps or model.config.eval_steps)):
         if len(active):  # the puzzles still thought about
             y, z, logits, now = model(inputs[active], model.puzzle_table[ids[active]], y, z)
-            answers[active], q[active], used[active] = logits.argmax(-1), now, step
+            new = (now > q[active]) | (model.config.keep == "last")
+            answers[active] = torch.where(new[:, None], logits.argmax(-1), answers[active])
+            q[active], used[active] = torch.where(new, now, q[active]), step
             if halt:
                 y, z, active = y[now <= 0], z[now <= 0], active[now <= 0]
         yield answers.clone(), q.clone(), used.clone()
@@ -463,42 +473,35 @@ def solve(model: TRM, inputs, ids=None, steps: int | None = None, halt: bool = F
           batch_size: int = 256) -> Solution:
     """Answer puzzles: inputs (N, cells) tokens, ids (N,) puzzle ids. Raises ValueError."""
     puzzles = Puzzles(inputs, np.ones_like(inputs), ids)  # labels that nobody looks at
-    thoughts = [[*think(model, x, i, steps, halt)][-1]
-                for x, _, i in batches(model, puzzles, steps, batch_size)]
-    return Solution(*(torch.cat(t).cpu().numpy() for t in zip(*thoughts)))
+    ends = [thoughts[-1] for _, thoughts in batches(model, puzzles, steps, halt, batch_size)]
+    return Solution(*(torch.cat(t).cpu().numpy() for t in zip(*ends)))
 
 def evaluate(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool = False,
              batch_size: int = 256) -> dict:
     """exact_accuracy (whole puzzles) and cell_accuracy, 0..1, after `steps` steps (default:
-    eval_steps), by_step (exact accuracy after each), mean_steps, puzzles (their number). Processes
-    share the work; each puzzle counts once. Raises ValueError."""
+    eval_steps), by_step (exact accuracy after each), mean_steps, puzzles. Raises ValueError."""
     sums = torch.zeros(max(1, steps or model.config.eval_steps), 3, device=model.y_init.device)
-    for inputs, labels, ids in batches(model, puzzles, steps, batch_size, *ranks()):
-        for step, (answers, _, used) in enumerate(think(model, inputs, ids, steps, halt)):
+    for labels, thoughts in batches(model, puzzles, steps, halt, batch_size):
+        for step, (answers, _, used) in enumerate(thoughts):
             share = ((answers == labels) & (labels > 0)).sum(1) / (labels > 0).sum(1)
             sums[step] += torch.stack([share == 1, share, used]).sum(1)
-    if ranks()[1] > 1:
-        dist.all_reduce(sums)
     exact, cells, used = (sums.cpu().double() / len(puzzles)).T.tolist()
     return dict(exact_accuracy=exact[-1], cell_accuracy=cells[-1], puzzles=len(puzzles),
                 by_step=exact, mean_steps=used[-1])
-
-def batches(model: TRM, puzzles: Puzzles, steps: int | None, size: int, rank=0, world=1):
-    """Every world-th puzzle, as tensors (inputs, labels, ids) on the model's device."""
+def batches(model: TRM, puzzles: Puzzles, steps: int | None, halt: bool, size: int) -> Iterator:
+    """Labels (B, cells), and all that `think` yields, of all puzzles, so many at a time."""
     puzzles.check(model.config)
     if size < 1 or (steps is not None and steps < 1):
         raise ValueError(f"steps and batch_size must be at least 1, not {steps} and {size}")
-    for i in range(rank, len(puzzles), world * size):
-        rows, device = slice(i, i + world * size, world), model.y_init.device
-        yield [torch.from_numpy(t[rows].astype(np.int64)).to(device)
-               for t in (puzzles.inputs, puzzles.labels, puzzles.ids)]
-
+    for i in range(0, len(puzzles), size):
+        x, labels, ids = (torch.from_numpy(t[i:i + size].astype(np.int64)).to(model.y_init.device)
+                          for t in (puzzles.inputs, puzzles.labels, puzzles.ids))
+        yield labels, [*think(model, x, ids, steps, halt)]
 # ---- 9. Files ------------------------------------------------------------------------------------
 def save(path: str | Path, model: TRM, **extra) -> None:
     """Write weights, config and `extra` (plain values, tensors). Raises OSError."""
-    content = dict(format="tinytrm-2", config=dataclasses.asdict(model.config),
-                   weights=model.state_dict(), extra=extra)
-    torch.save(content, f"{path}.tmp")
+    torch.save(dict(format="tinytrm-2", config=dataclasses.asdict(model.config), extra=extra,
+                    weights=model.state_dict()), f"{path}.tmp")
     Path(f"{path}.tmp").replace(path)  # at one go: there is the old file or the whole new one
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> TRM:
@@ -511,9 +514,6 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> TRM:
             raise ValueError("made by another version of TinyTRM; train it anew")
         model = TRM(Config(**content["config"]))
         model.load_state_dict(content["weights"])
-        finite = all(t.isfinite().all() for t in content["weights"].values())
-        if not finite or zipfile.ZipFile(path).testzip():  # compares checksums
-            raise ValueError("its weights are damaged")
         model.extra = content["extra"]
     except Exception as e:  # a torn zip, a refused pickle, foreign content: a dozen kinds of error
         raise ValueError(f"{path}: not a usable model: {' '.join(str(e).split())[:200]}") from None

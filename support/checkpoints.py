@@ -6,8 +6,10 @@ import dataclasses
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -113,7 +115,11 @@ def load_model(path: Path) -> TRM:
         found = checkpoints(path)
         raise FileNotFoundError(f"{file}: no such model" + (
             f"; the run has not ended, but there is {found[-1]}" if found else ""))
-    return tinytrm.load(file)
+    model = tinytrm.load(file)
+    finite = all(bool(t.isfinite().all()) for t in model.state_dict().values())
+    if not finite or zipfile.ZipFile(file).testzip():  # compares checksums; torch.load does not
+        raise ValueError(f"{file}: not a usable model: its weights are damaged")
+    return model
 
 
 def about_of(model: TRM) -> dict[str, Any]:
@@ -176,6 +182,6 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
     if carry is None:
         return f", by {then} processes: the puzzles in thought start anew"
     device = state.carry.ids.device
-    state.carry = tinytrm.Carry(**{k: v if k == "halted" else v.to(device)
-                                   for k, v in carry.items()})
+    state.carry = SimpleNamespace(**{k: v if k == "halted" else v.to(device)
+                                     for k, v in carry.items()})
     return ""

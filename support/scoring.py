@@ -16,7 +16,7 @@ import tinytrm
 from data import arc
 from support.processes import device_of
 from support.tasks import Task
-from tinytrm import TRM, ranks
+from tinytrm import TRM, Puzzles, ranks
 
 MOST = 200_000_000  # numbers that may be kept of what was thought
 
@@ -46,7 +46,7 @@ def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
     steps = steps or model.config.eval_steps
     wanted = seen is not None and world == 1 and not halt and steps * test.inputs.size <= MOST
     with overheard(model, 1 if wanted else steps) as thoughts:
-        result = tinytrm.evaluate(model, test, steps, halt, batch_size)
+        result = shared(model, test, steps, halt, batch_size)
     if wanted:
         seen.answers, seen.q = by_step(thoughts, steps)
     for name, judge in task.judges.items():
@@ -60,6 +60,25 @@ def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
             right = judge(test.inputs[rows], answers, test.labels[rows]).sum()
         result[name] = total(float(right), model) / len(test)
     return result
+
+
+def shared(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool = False,
+           batch_size: int = 256) -> dict:
+    """What `tinytrm.evaluate` returns; processes share the work, and each puzzle counts once."""
+    rank, world = ranks()
+    if world == 1:
+        return tinytrm.evaluate(model, puzzles, steps, halt, batch_size)
+    many, rows = len(range(rank, len(puzzles), world)), slice(rank, None, world)
+    sums = torch.zeros(2 + (steps or model.config.eval_steps), dtype=torch.float64)
+    if many:
+        mine = Puzzles(puzzles.inputs[rows], puzzles.labels[rows], puzzles.ids[rows])
+        part = tinytrm.evaluate(model, mine, steps, halt, batch_size)
+        sums[:] = many * torch.tensor([part["cell_accuracy"], part["mean_steps"], *part["by_step"]])
+    sums = sums.float().to(device_of(model))
+    dist.all_reduce(sums)
+    cells, used, *exact = (sums.cpu().double() / len(puzzles)).tolist()
+    return dict(exact_accuracy=exact[-1], cell_accuracy=cells, puzzles=len(puzzles), by_step=exact,
+                mean_steps=used)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import torch.distributed as dist
 
 import tinytrm
 from conftest import tiny, toy_puzzles
+from support.scoring import shared
 
 
 def work(changes) -> dict:
@@ -20,7 +21,7 @@ def work(changes) -> dict:
         losses.append(loss.item())
 
     model = tinytrm.train(tiny(**changes), toy_puzzles(), on_step=on_step)
-    result = tinytrm.evaluate(model, toy_puzzles(23, seed=5))
+    result = shared(model, toy_puzzles(23, seed=5))
     return dict(weights=model.state_dict(), losses=losses, result=result)
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 import tinytrm
 from conftest import ROOT, run, tiny, toy_puzzles
+from support.checkpoints import load_model
 from support.official import OFFICIAL_NAMES, load_official
 from support.presets import PRESETS
 from tinytrm import TRM, Config, Puzzles, State
@@ -571,12 +572,13 @@ def test_save_and_load(model, tmp_path):
 def test_damaged_and_foreign_files(model, tmp_path):
     def refused(words):
         with pytest.raises(ValueError, match=f"model.pt: not a usable model: .*{words}") as e:
-            tinytrm.load(tmp_path)
+            (load_model if words == "damaged" else tinytrm.load)(tmp_path)
         assert "\n" not in str(e.value)
 
     path = tmp_path / "model.pt"
     refused("No such file")
     tinytrm.save(path, model)
+    assert load_model(path).config == model.config
     whole = path.read_bytes()
     for content in (whole[:len(whole) // 2], b"", b"not a checkpoint"):
         path.write_bytes(content)
