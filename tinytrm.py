@@ -114,7 +114,7 @@ class Config:
             vocab_size=both.max() + 1, seq_len=L, num_puzzles=puzzles.ids.max() + 1, heads=2, n=1,
             mixer="attention", columns=W * (W * W == L), width_multiple=32, dim=64, puzzle_tokens=1,
             halting="chance", keep="surest", halt_weight=0.1, loss="softmax", steps=4000, lr=2e-3,
-            batch_size=max(32, min(128, 2048 // L)), warmup=1000, cosine=True, weight_decay=0.1,
+            batch_size=max(32, min(64, 2048 // L)), warmup=1000, cosine=True, weight_decay=0.1,
             T=1, puzzle_lr=0.03, puzzle_weight_decay=0.1, ema=0.99) | fields)
     def inner(self, width: int) -> int:
         """Inner width of a SwiGLU over vectors of this width."""

@@ -139,7 +139,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
     if kind != "maze":
         p.useless(args, "augment_mazes", f"for {kind}")
     if config.mixer == "mlp":
-        p.useless(args, "heads", "with --mixer mlp")
+        p.useless(args, "heads columns", "with --mixer mlp")
     for how in ("dry_run", "rehearse", "bench"):
         if getattr(args, how):
             p.useless(args, "html", f"with --{how.replace('_', '-')}")
