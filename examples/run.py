@@ -107,7 +107,7 @@ def learn(name: str, seed: int, fields: dict[str, Any], baseline: bool, quiet: b
     puzzles, asked = (Puzzles(*rows) for rows in data)
     config = Config.for_data(puzzles, seed=seed, **fields)
     begun = time.perf_counter()
-    model = train(config, puzzles, **(dict(on_step=None) if quiet else {}))
+    model = train(config, puzzles, on_step=False if quiet else None)
     seconds = time.perf_counter() - begun
     answers = solve(model, asked.inputs, asked.ids).answers
     by_step = tinytrm.evaluate(model, asked, steps=max(AFTER))["by_step"]

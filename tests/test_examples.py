@@ -3,6 +3,7 @@ compared with; its table."""
 import inspect
 import itertools
 import json
+import re
 from collections import deque
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import tinytrm
-from conftest import process, program
+from conftest import ROOT, process, program
 from examples import baseline, run, tasks
 from tinytrm import Config, Puzzles
 
@@ -218,7 +219,7 @@ def test_a_run_as_a_user_sees_it(tmp_path):
     """From another folder, where nothing is written."""
     out, err = process("examples/run.py", "lights", "--baseline", *SMALL, cwd=tmp_path)
     assert err == "" and not list(tmp_path.iterdir())
-    for said in ("lights: Lights Out", "learned   400 rows in ", "step 3 of 3",
+    for said in ("lights: Lights Out", "learned   400 rows in ", "step 3/3",
                  "asked     112 rows that were not", "after step 1: ", ", 64: ", "as solve answers",
                  "by a plain transformer with ", "\nquestion ", "held-out row ", "wanted"):
         assert said in out, said
@@ -299,6 +300,13 @@ def test_a_damaged_table_is_refused(refused, tmp_path, damage):
 ])
 def test_what_makes_no_sense_is_refused(refused, flags, said):
     assert said in refused("examples.run.py", *flags.split())
+
+
+@pytest.mark.parametrize("command", [
+    found for page in ("README.md", "docs/your_data.md", "examples/run.py")
+    for found in re.findall(r"python examples/run\.py ([^#`>\n]*)", (ROOT / page).read_text())])
+def test_commands_are_understood(command):
+    run.parse_args(command.split())
 
 
 def test_help_names_every_task():
