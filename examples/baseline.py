@@ -1,0 +1,79 @@
+"""What a plain transformer makes of the same rows, with as many parameters and as many seconds.
+
+A pre-norm encoder with learned positions; the row's id is one more token in front; cross-entropy on
+the labelled cells; AdamW with warm-up and cosine, which follow the clock, so that the schedule ends
+when the time is up.
+"""
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinytrm import Puzzles
+
+LAYERS, HEADS = 4, 4
+BATCH, LR, WEIGHT_DECAY, WARM = 128, 2e-3, 0.1, 0.05  # WARM: share of the time
+
+
+class Plain(nn.Module):
+    """Tokens (B, cells), ids (B,) -> logits (B, cells, V), with about so many parameters."""
+
+    def __init__(self, vocab_size: int, cells: int, ids: int, parameters: int):
+        super().__init__()
+        # A layer has 12 D^2 weights if it is 4 D wide inside; then that width is fitted.
+        D = 2 * HEADS * max(1, round(math.sqrt(parameters / LAYERS / 12) / HEADS / 2))
+        others = (2 * vocab_size + ids + 1 + cells + 2) * D + vocab_size + LAYERS * (4 * D + 9) * D
+        inner = max(1, round((parameters - others) / LAYERS / (2 * D + 1)))
+        self.token, self.id = nn.Embedding(vocab_size, D), nn.Embedding(ids, D)
+        self.position = nn.Embedding(1 + cells, D)
+        layer = nn.TransformerEncoderLayer(D, HEADS, inner, 0.0, "gelu", batch_first=True,
+                                           norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, LAYERS, nn.LayerNorm(D),
+                                             enable_nested_tensor=False)
+        self.head = nn.Linear(D, vocab_size)
+        for p in self.encoder.parameters():  # else all layers start as copies of one
+            if p.dim() > 1:
+                nn.init.xavier_uniform_(p)
+
+    def forward(self, inputs: Tensor, ids: Tensor) -> Tensor:
+        h = torch.cat([self.id(ids)[:, None], self.token(inputs)], 1) + self.position.weight
+        return self.head(self.encoder(h)[:, 1:])
+
+
+def train_plain(puzzles: Puzzles, vocab_size: int, parameters: int, seconds: float, seed: int = 0
+                ) -> tuple[Plain, int]:
+    """Train for so many seconds; the model, and the steps that it made in them, at least one."""
+    begun, steps, share = time.perf_counter(), 0, 0.0
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Plain(vocab_size, puzzles.inputs.shape[1], int(puzzles.ids.max()) + 1, parameters)
+    random = np.random.default_rng(seed)
+    rows = [torch.from_numpy(t.astype(np.int64)) for t in (puzzles.inputs, puzzles.labels,
+                                                           puzzles.ids)]
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), fused=True,
+                                  weight_decay=WEIGHT_DECAY)
+    while share < 1:
+        drawn = random.integers(0, len(puzzles), BATCH)
+        inputs, labels, ids = (t[drawn] for t in rows)
+        for group in optimizer.param_groups:
+            group["lr"] = LR * min(1, share / WARM) * (0.5 + 0.5 * math.cos(math.pi * share))
+        loss = F.cross_entropy(model(inputs, ids).flatten(0, 1), labels.flatten(), ignore_index=0)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        steps, share = steps + 1, (time.perf_counter() - begun) / max(seconds, 1e-9)
+    return model.eval(), steps
+
+
+@torch.no_grad()
+def solve_plain(model: Plain, puzzles: Puzzles) -> np.ndarray:
+    """Answers (N, cells)."""
+    inputs, ids = (torch.from_numpy(t.astype(np.int64)) for t in (puzzles.inputs, puzzles.ids))
+    return torch.cat([model(x, i).argmax(-1) for x, i in zip(inputs.split(256), ids.split(256))]
+                     ).numpy()
