@@ -1,4 +1,4 @@
-"""Nine tasks of one's own. Each is one function: (random, count) -> inputs, labels (N, cells) and,
+"""Ten tasks of one's own. Each is one function: (random, count) -> inputs, labels (N, cells) and,
 if there are several rules, ids (N,). Token 0 is padding in inputs and "not labelled" in labels, so
 every alphabet here starts at 1. `split` makes the rows to learn from and those to be asked."""
 from __future__ import annotations
@@ -75,12 +75,20 @@ def distance(random: np.random.Generator, count: int) -> Data:
 
 
 def life(random: np.random.Generator, count: int) -> Data:
-    """Conway's Game of Life, 8x8 with joined edges: dead (1) and living (2) cells two steps on."""
-    start = now = random.random((count, 8, 8)) < 0.4
-    for _ in range(2):
-        ring = [np.roll(now, (i, j), (1, 2)) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-        total = np.sum(ring, axis=0)  # itself included
-        now = (total == 3) | (total == 4) & now
+    """Conway's Game of Life, 8x8 with joined edges: dead (1) and living (2) cells one step on."""
+    now = random.random((count, 8, 8)) < 0.4
+    ring = [np.roll(now, (i, j), (1, 2)) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    total = np.sum(ring, axis=0)  # itself included
+    then = (total == 3) | (total == 4) & now
+    return now.reshape(count, 64) + 1, then.reshape(count, 64) + 1
+
+
+def frost(random: np.random.Generator, count: int) -> Data:
+    """A crystal grows for three steps, 8x8: a free cell (1) with exactly one frozen (2) among its
+    four neighbours freezes."""
+    start = now = random.random((count, 8, 8)) < 0.12
+    for _ in range(3):
+        now = now | (np.sum(neighbours(now.astype(int)), axis=0) == 1)
     return start.reshape(count, 64) + 1, now.reshape(count, 64) + 1
 
 
@@ -104,8 +112,8 @@ def rules(random: np.random.Generator, count: int) -> Data:
     return grids.reshape(count, 16) + 1, labels.reshape(count, 16) + 1, ids
 
 
-TASKS = {f.__name__: f for f in (sort, reverse, add, brackets, flood, distance, life, lights,
-                                 rules)}
+TASKS = {f.__name__: f for f in (sort, reverse, add, brackets, flood, distance, life, frost,
+                                 lights, rules)}
 ROWS = {"lights": (400, 112)}  # to learn from and to be asked; there are only 512 boards
 # How a task is written: cells in a row; characters of tokens 0, 1, ... in question and in answer
 LOOKS = {
@@ -116,6 +124,7 @@ LOOKS = {
     "flood": (8, "?#.~", "?#.~"),
     "distance": (6, "?#.E", "?#0123456789+"),
     "life": (8, "?.o", "?.o"),
+    "frost": (8, "?.*", "?.*"),
     "lights": (3, "?.*", "?.P"),
     "rules": (4, "?abcdefghi", "?abcdefghi"),
 }

@@ -107,15 +107,24 @@ def test_distance():
 def test_life():
     for question, answer in zip(*rows("life", 60)):
         alive = {(i, j) for i in range(8) for j in range(8) if question[8 * i + j] == 2}
-        for _ in range(2):
-            after = set()
-            for i, j in itertools.product(range(8), repeat=2):
-                around = sum(((i + a) % 8, (j + b) % 8) in alive
-                             for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b)
-                if around == 3 or around == 2 and (i, j) in alive:
-                    after.add((i, j))
-            alive = after
-        assert [2 if (i, j) in alive else 1 for i in range(8) for j in range(8)] == answer
+        after = set()
+        for i, j in itertools.product(range(8), repeat=2):
+            around = sum(((i + a) % 8, (j + b) % 8) in alive
+                         for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b)
+            if around == 3 or around == 2 and (i, j) in alive:
+                after.add((i, j))
+        assert [2 if (i, j) in after else 1 for i in range(8) for j in range(8)] == answer
+
+
+def test_frost():
+    for question, answer in zip(*rows("frost", 60)):
+        cells = grid(question, 8)
+        for _ in range(3):
+            touched = {(i, j): sum(cells[a][b] == 2 for a, b in beside(i, j, 8))
+                       for i in range(8) for j in range(8)}
+            cells = [[2 if cells[i][j] == 2 or touched[i, j] == 1 else 1 for j in range(8)]
+                     for i in range(8)]
+        assert cells == grid(answer, 8)
 
 
 def test_lights():
