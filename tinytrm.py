@@ -311,7 +311,7 @@ class Puzzles:
         self.ids = np.zeros(len(self.inputs), int) if ids is None else np.asarray(ids)
         shapes = self.inputs.shape, self.labels.shape, self.ids.shape
         if len(shapes[0]) != 2 or shapes[1:] != (shapes[0], shapes[0][:1]) or 0 in shapes[0]:
-            raise ValueError(f"give inputs and labels (N, cells) and ids (N,), not {shapes}")
+            raise ValueError(f"inputs, labels: (N, cells), padded with 0; ids: (N,); not {shapes}")
     def __len__(self) -> int:
         return len(self.inputs)
     def check(self, config: Config) -> None:
