@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from tinytrm import Puzzles
 
-LAYERS, HEADS = 4, 4
-BATCH, LR, WEIGHT_DECAY, WARM = 128, 2e-3, 0.1, 0.05  # WARM: share of the time
+# Chosen among 2, 4 and 8 layers, batches of 32, 64 and 128 and rates of 1e-3 to 8e-3 by 20 to 55
+# seconds of sort, add, rules and flood, seed 0: flood stayed at 14 %, the others liked these best.
+LAYERS, HEADS = 2, 4
+BATCH, LR, WEIGHT_DECAY, WARM = 64, 4e-3, 0.1, 0.05  # WARM: share of the time
 
 
 class Plain(nn.Module):
