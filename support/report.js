@@ -235,6 +235,7 @@ function tiles(r) {
     const steps = good.reduce((sum, _, s) => sum + Math.min(s + 1, S) * (good[s] + bad[s]), 0) / n;
     const never = percent((good[S] + bad[S]) / n, 0);
     all.push([steps.toFixed(1), `steps of ${S} until it is sure, on average; never: ${never}`],
+             [percent(good.reduce((a, b) => a + b, 0) / n), "right, if each had stopped when it was first sure"],
              [percent(r.counts.sure / n), "sure at the end, but wrong"]);
   }
   const tile = ([big, small]) => el("div", {}, el("b", {}, big), el("small", {}, small));
@@ -255,18 +256,21 @@ function showGroup(k) {
   g = groups[k];
   const some = g.runs[0], all = g.puzzles.length === some.total, sign = g.kind === "maze" ? "●" : "3";
   document.title = $("title").textContent = `TinyTRM on ${nameOf(g)}`;
-  $("about").textContent = "A small network that thinks in loops: after each supervision step it has an answer and " +
-    `q, its belief that the answer is right. ${g.runs.length > 1 ? `${g.runs.length} runs, side by side.` : ""}`;
+  $("about").textContent = "A small network fills in all cells at once, looks at the question, its answer and a " +
+    "scratchpad, and fills in all cells again: each round is a supervision step. After each it also says how sure " +
+    "it is that all is right: q, and above 0 means more likely than not." +
+    (g.runs.length > 1 ? ` ${g.runs.length} runs, side by side.` : "");
   $("figures").replaceChildren(...g.runs.map(tiles));
   $("sample").textContent = `${whole(g.puzzles.length)} of ${whole(some.total)} puzzles can be looked at here` +
-    (all ? "." : ", chosen so that wrong and slow ones are among them.") +
+    (all ? "." : "; wrong and slow ones are among them, if there are any.") +
     (some.thought < some.total ? ` The charts of q come from ${whole(some.thought)} of them all.` : "") +
     (g.kind === "arc" ? " ✓ and ✗ in the list judge the vote; the steps are those of the plain copy." : "");
   const signs = {maze: [["wall", "", "wall"], ["given", "S", "start, goal"], ["right", "●", "path"],
                         ["", "○", "missed"]],
                  arc: [["", "┄", "no cell"]]}[g.kind] || [["given", "3", "given"], ["right", "3", "answered"]];
   $("legend").replaceChildren(...[...signs, ["wrong", sign, "wrong"], ["changed", sign, "changed in this step"]].map(
-    some => key(...some)));
+    some => key(...some)), el("span", {class: "key"}, "bars: how sure it was, 0 to 100 % (line: 50 %, q = 0), and " +
+    "coloured by whether it was right, which it does not know"));
   $("names").replaceChildren(...g.runs.length > 1 ? g.runs.map(keyOf) : []);
   $("charts").replaceChildren(...charts(g));
   const pairs = r => r.facts.flatMap(([what, much]) => [el("dt", {}, what), el("dd", {}, much)]);
@@ -279,14 +283,15 @@ function showGroup(k) {
     box.onchange = () => { stop(); filter(mark, shown()); };
     return el("label", {}, box, `${sign}${text} (${count})`);
   }));
-  step = 0;
+  step = 1;
   filter("all", [...choose("slow"), ...choose("right"), 0][0]);  // first, one that shows how it thinks
 }
 
 // ---- The browser of puzzles -------------------------------------------------------------------------------------
 
 const FILTERS = [["all", "", "all"], ["right", "✓ ", "right"], ["wrong", "✗ ", "wrong"],
-                 ["sure", "! ", "sure but wrong"], ["slow", "… ", "slow"]];
+                 ["sure", "! ", "sure but wrong"], ["early", "! ", "sure too early"],
+                 ["slow", "", "slow: over twice the usual steps"]];
 let g, list, at, step, timer;  // the group, those of its puzzles that pass the filter, which of them is shown
 const has = (i, mark) => g.runs.map(r => r.thoughts[i].m.includes(mark));
 /** Puzzles with this mark: right in all of the runs, the others in any. */
@@ -334,7 +339,7 @@ function state(r, thought, o) {
 function strip(r, thought) {
   const S = r.steps, w = 340 / (S + 1), few = w > 9, svg = el("svg", {viewBox: "0 0 374 66", class: "strip",
                                                                      "aria-hidden": "true"});
-  svg.append(el("path", {class: "grid", d: "M30 27H374"}), el("text", {x: 0, y: 30, class: "pale"}, "q = 0"));
+  svg.append(el("path", {class: "grid", d: "M30 27H374"}), el("text", {x: 0, y: 30, class: "pale"}, "50 %"));
   for (let s = 0; s <= S; s++) {
     const x = 32 + s * w, high = s ? 42 * sigmoid(thought.q[s - 1] ?? -99) : 0;
     const kind = thought.s[s - 1] > 0 ? "right" : "wrong";

@@ -49,7 +49,7 @@ class Run:
     answers: np.ndarray  # (S, N, cells)
     q: np.ndarray  # (S, N)
     right: np.ndarray  # (S, N) 1 right, 2 right in another way than the label, 0 wrong
-    marks: dict[str, np.ndarray]  # (N,) bool each: right, wrong, sure but wrong, slow
+    marks: dict[str, np.ndarray]  # (N,) bool each: right, wrong, sure but wrong, early, slow
     columns: int = 0  # cells in a row; 0: a square, or else a sequence
     symbols: list[str] = field(default_factory=list)  # how tokens are written; none: as numbers
 
@@ -199,13 +199,16 @@ def figures(result: dict, right: np.ndarray) -> dict:
 
 def judged(won: np.ndarray, right: np.ndarray, q: np.ndarray, known: np.ndarray
            ) -> dict[str, np.ndarray]:
-    """What the page can be filtered by, (N,) bool each. Slow: right in the end, but after more than
-    twice the steps that half of the right ones need."""
+    """What the page can be filtered by, (N,) bool each. Early: right in the end, but
+    wrong when it is first sure. Slow: right, but after more than twice the steps that half of the
+    right ones need."""
     tail = np.logical_and.accumulate(right[::-1]).sum(0)  # (N,) steps for which it has been right
     needed, last = len(right) + 1 - tail, right[-1]
     middle = np.median(needed[last]) if last.any() else 0
+    sure = q > 0
+    early = sure.any(0) & ~right[sure.argmax(0), np.arange(len(won))]  # when it is first sure
     return dict(right=won & known, wrong=~won & known, sure=~won & known & (q[-1] > 0),
-                slow=last & known & (needed > 2 * middle))
+                early=early & won & known, slow=last & known & (needed > 2 * middle))
 
 
 def halting(right: np.ndarray, q: np.ndarray) -> list[list[int]]:
@@ -252,7 +255,7 @@ def facts(task: Task, model: TRM, rows: list[dict[str, str]], trained: dict | No
     c, device = model.config, device_of(model)
     found = [["parameters", f"{sum(p.numel() for p in model.parameters()):,}"],
              ["network", f"{c.layers} layers, {c.mixer} mixer, dim {c.dim}"],
-             ["recursion", f"n = {c.n}, T = {c.T}, N_sup = {c.N_sup}"]]
+             ["recursion", f"n = {c.n}, T = {c.T}; trained with N_sup = {c.N_sup} steps"]]
     if c.num_puzzles > 1:
         found.append(["puzzle table", f"{c.num_puzzles:,} rows"])
     how = trained or getattr(model, "extra", {}).get("trained") or {}

@@ -286,6 +286,13 @@ def test_slow_ones_took_twice_the_median():
         right[first:, i] = True
     marks = judged(right[-1], right, np.ones(right.shape), np.ones(5, bool))
     assert marks["slow"].tolist() == [0, 0, 0, 1, 0] and marks["sure"].tolist() == [0, 0, 0, 0, 1]
+    assert marks["early"].tolist() == [0, 0, 1, 1, 0], "the last never comes right"
+
+
+def test_sure_too_early_is_wrong_at_the_first_sure_step():
+    q = np.array([[-1., -1, 1, -1], [1, 1, 1, -1], [-1, 1, 1, -1]])
+    right = np.array([[0, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]], bool)
+    assert judged(right[-1], right, q, np.ones(4, bool))["early"].tolist() == [0, 1, 1, 0]
 
 
 def test_only_the_grid_of_an_arc_answer_counts():
@@ -485,7 +492,7 @@ def test_hands_on_the_page(page, tmp_path):
     run, other = group["runs"]
     assert seen["tile"] == f"{100 * run['result']['exact_accuracy']:.1f} %"
     assert [seen[k] for k in ("start", "slider", "right", "left", "forth")] == [
-        "the question", "step 2 of 4", "step 3 of 4", "step 2 of 4", "step 3 of 4"]
+        "step 1 of 4", "step 2 of 4", "step 3 of 4", "step 2 of 4", "step 3 of 4"]
     assert seen["back"] and seen["distinct"] == 3 and seen["puzzles"] == [True, True]
     assert seen["down"] and seen["scrolls"] and seen["finished"] and "step 3 of 4" in seen["live"]
 
