@@ -516,3 +516,21 @@ def test_a_puzzle_that_takes_its_time(draw, monkeypatch):
     monkeypatch.setattr(tinytrm, "think", lambda *_: ((tinytrm.torch.from_numpy(a), 0, 0)
                                                       for a in answers))
     assert [draw.slow(None, y, y, wanted=w) for w in (1, 2, 4, 6, 8, 16)] == [0, 0, 1, 1, 2, 2]
+
+
+# ------------------------------------------------------------------------------------------------
+# The model that is shipped
+
+
+def test_the_shipped_9x9_model_solves_the_puzzle_in_the_readme():
+    model = ROOT / "assets/sudoku9.pt"
+    assert model.stat().st_size < 2_000_000
+    puzzle = re.search(r"assets/sudoku9.pt --puzzle ([.0-9]{81})", (ROOT / "README.md").read_text())
+    said = json.loads(program("evaluate.py", model, "--puzzle", puzzle[1], "--json")[0])
+    answer = said["answer"]
+    assert all(c in (".", a) for c, a in zip(puzzle[1], answer))
+    rows = [answer[i:i + 9] for i in range(0, 81, 9)]
+    boxes = ["".join(rows[3 * i + a][3 * j:3 * j + 3] for a in range(3))
+             for i in range(3) for j in range(3)]
+    for unit in [*rows, *map("".join, zip(*rows)), *boxes]:
+        assert sorted(unit) == list("123456789")
