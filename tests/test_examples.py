@@ -250,7 +250,7 @@ def test_json_and_table(tmp_path):
         assert list(r["by_step"]) == ["1", "2", "4", "8", "16", "64"]
         assert r["fields"] == dict(dim=16, n=1, batch_size=8, dtype="float32", steps=3)
         assert r["exact"] == r["by_step"]["16"]  # what solve does by default
-        assert r["plain"]["seconds"] == pytest.approx(r["seconds"], abs=1)
+        assert r["plain"]["seconds"] >= r["seconds"] - 0.02  # by a step
         assert r["plain"]["parameters"] == pytest.approx(r["parameters"], rel=0.1)
     (tmp_path / "results.jsonl").write_text(out)
     printed, _ = program("examples.run.py", "--table", tmp_path / "results.jsonl")
