@@ -26,8 +26,8 @@ function showGroup(k) {
     box.onchange = () => { stop(); filter(mark, shown()); };
     return el("label", {title: meaning}, box, `${text} (${count})`);
   }));
-  $("find").placeholder = g.puzzles.some(p => p.name) ? "number or name" : "number";
-  $("find").setAttribute("aria-label", `find a puzzle by ${$("find").placeholder}`);
+  $("find").placeholder = `find by number${g.puzzles.some(p => p.name) ? " or name" : ""}`;
+  $("find").setAttribute("aria-label", `puzzle: ${$("find").placeholder}`);
   step = 1;
   const slowest = g.runs[0].thoughts.map(t => t.m.includes("right") ? rightFrom(t) : -1);
   filter("all", slowest.indexOf(Math.max(...slowest)));  // first, the one at which there is most to see
@@ -48,7 +48,7 @@ function sampleOf({runs, puzzles, kind}) {
 const FILTERS = [
   ["all", "all", ""], ["right", "✓ right", "right at the end"], ["wrong", "✗ wrong", "wrong at the end"],
   ["sure", "! sure but wrong", "wrong at the end, and sure of it (q > 0)"],
-  ["early", "sure too early", "wrong when it was sure for the first time: if it had stopped there, as q > 0 says"],
+  ["early", "sure too early", "wrong when it was sure for the first time, where it would have stopped"],
   ["slow", "slow", "right at the end, but after more than twice the steps that half of the right ones need"]];
 let g, list, at, step, timer;  // the group, those of its puzzles that pass the filter, which of them is shown
 const has = (i, mark) => g.runs.map(r => r.thoughts[i].m.includes(mark));

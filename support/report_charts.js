@@ -17,7 +17,7 @@ const MARKS = ["M-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0", "M-3-3h6v6h-6z", "M0-4l4 4l
 /** One chart. c: title, note, x and y: {low, high, name, text(number), ticks}, draw(X, Y) -> elements; and head and
     rows of the table that says the same. */
 function chart({title, note, x, y, draw, head, rows}) {
-  const W = 360, H = 220, left = y.name ? 58 : 46, right = 342, top = 16, low = 180;
+  const W = 360, H = 220, left = y.name ? 58 : 46, right = 336, top = 16, low = 180;
   const X = v => left + (v - x.low) / (x.high - x.low || 1) * (right - left);
   const Y = v => low - (v - y.low) / (y.high - y.low || 1) * (low - top);
   const svg = el("svg", {viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${title}. ${note}`});
@@ -70,7 +70,7 @@ function halts(r, of, number) {
 }
 
 function charts({runs, kind}) {
-  const list = [], of = r => runs.length > 1 ? `: ${r.name}` : "", index = r => runs.indexOf(r);
+  const list = [], of = r => runs.length > 1 ? ` – ${r.name}` : "", index = r => runs.indexOf(r);
   const share = {low: 0, high: 1.06, name: "", text: v => `${Math.round(100 * v)} %`};
   const number = v => v >= 1e4 ? `${v / 1e3}k` : String(v), longest = Math.max(...runs.map(r => r.steps));
 
@@ -134,7 +134,8 @@ function tiles(r) {
     const early = bad.reduce((a, b) => a + b, 0);
     const steps = good.reduce((sum, _, s) => sum + Math.min(s + 1, S) * (good[s] + bad[s]), 0) / n;
     const never = percent((good[S] + bad[S]) / n, 0);
-    all.push([percent((n - early) / n), `if it stopped when first sure: ${whole(early)} of ${whole(n)} wrong`],
+    all.push([percent((n - early) / n), "right if it stopped when first sure" +
+                                        (r.counts.early ? `; ${whole(r.counts.early)} were sure too early` : "")],
              [steps.toFixed(1), `steps of ${S} until it is first sure, on average; never: ${never}`],
              [percent(r.counts.sure / n), `still sure after step ${S}, but wrong`]);
   }

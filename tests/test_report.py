@@ -530,6 +530,37 @@ def test_hands_on_the_page(page, tmp_path):
 
 
 @browser
+def test_a_puzzle_that_takes_long(tmp_path):
+    """The page opens at it; Play hurries on where nothing changes; too early is not hidden."""
+    x = toy_puzzles(12).inputs
+    model, S = tinytrm.TRM(tiny(eval_steps=8)), 8
+    right = np.repeat(x[None], S, 0)
+    right[0, :4], right[:5, 7] = 0, 0  # four need two steps, one needs six
+    q = np.full((S, 12), -3.0)
+    q[0, :2], q[1:, :4], q[:, 4:7], q[5:, 7:] = 2, 2, 2, 2  # two are sure while still wrong
+    task = Task("tokens", model.config, None, Puzzles(x, x), {})
+    run = collect("long", task, model, score(task, model), Seen(answers=right, q=q), steps=S)
+    run.page["result"]["by_step"] = run.right.mean(1).tolist()
+    write_page(tmp_path / "page.html", [run])
+    seen = in_browser(tmp_path / "page.html", tmp_path, """
+      seen.first = chosen(); seen.where = text("where"); seen.sample = text("sample");
+      seen.figures = text("figures"); seen.strip = text("panels"); seen.charts = text("charts");
+      pick("early"); seen.early = titles();
+      slide(0); seen.solved = text("panels").includes("the right answer");
+      const begun = performance.now(); by("play").click();
+      while (text("where") !== "step 8 of 8") await wait(20);
+      seen.took = performance.now() - begun;
+    """)
+    assert seen["first"] == "puzzle 8 – right after 6 steps" and seen["where"] == "step 1 of 8"
+    assert "83.3 %right if it stopped when first sure; 2 were sure too early" in seen["figures"]
+    assert [t.split(" – ") for t in seen["early"]] == [[f"puzzle {n}", "right after 2 steps"]
+                                                       for n in (1, 2)]
+    assert "would stop here" in seen["strip"] and "2 wrong" in seen["charts"]
+    assert seen["sample"] == "12 of 12 puzzles can be looked at here." and not seen["solved"]
+    assert 2 * 800 + 6 * 150 <= seen["took"] < 8 * 800 - 1000
+
+
+@browser
 def test_all_kinds_in_a_narrow_window(page, tmp_path):
     """Each kind's picture has what its answers say, changes with the step, and nothing sticks out
     of 390 pixels."""
