@@ -255,7 +255,7 @@ def one(args: argparse.Namespace, device: torch.device) -> Run | None:
             title = f"{args.run}\n" if args.beside and not args.json else ""
             say(title + (json.dumps(result) if args.json else describe(result)))
             if args.html:
-                page = collect(str(args.run or args.official), task, model, result, seen,
+                page = collect(args.run or args.official, task, model, result, seen,
                                args.run, **how)
     if ranks()[0] == 0:
         if args.submission:

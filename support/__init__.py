@@ -15,5 +15,5 @@
     record.py       a finished run as a page of text
     puzzle.py       one puzzle, step by step: in words, as JSON, as pictures
     pictures.py     how puzzles are drawn; the only file that needs matplotlib to be imported
-    report.py       runs as one page to look at (with report.html and report.js)
+    report.py       runs as one page to look at (with report.html and report*.js)
 """

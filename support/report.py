@@ -4,8 +4,8 @@
     write_page(path, [look("one", model, puzzles), look("two", another, puzzles)])  # side by side
     write_page(path, [collect("mine", task, model, score(task, model))])  # one of train.py's tasks
 
-Here is what the page shows; report.html and report.js show it. Nothing of the data becomes markup:
-it travels as JSON with every <, > and & escaped, and the script only ever sets text.
+Here is what the page shows; report.html and report*.js show it. Nothing of the data becomes markup:
+it travels as JSON with every <, > and & escaped, and the scripts only ever set text.
 """
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from support.scoring import MOST, Seen, by_step, overheard, score
 from support.tasks import Task
 from tinytrm import TRM, Config, Puzzles
 
-PAGE, SCRIPT = (Path(__file__).with_suffix(suffix) for suffix in (".html", ".js"))
+PAGE = Path(__file__).with_suffix(".html")
+SCRIPTS = [PAGE.with_name(name) for name in ("report_boards.js", "report_charts.js", "report.js")]
 THOUGHT, SHOWN = 1000, 100  # puzzles thought through for the charts; those of them to look at
 LIVE = 250  # the former while training, where the evaluation has not thought about them anyway
 SIZE = 2_000_000  # characters of grids in a page at most; the page stays below 3 MB
@@ -49,9 +50,10 @@ class Run:
     answers: np.ndarray  # (S, N, cells)
     q: np.ndarray  # (S, N)
     right: np.ndarray  # (S, N) 1 right, 2 right in another way than the label, 0 wrong
-    marks: dict[str, np.ndarray]  # (N,) bool each: right, wrong, sure but wrong, early, slow
+    marks: dict[str, np.ndarray]  # (N,) bool each: see `judged`
     columns: int = 0  # cells in a row; 0: a square, or else a sequence
     symbols: list[str] = field(default_factory=list)  # how tokens are written; none: as numbers
+    path: Path | None = None  # of the model
 
 
 class Asked(NamedTuple):
@@ -97,12 +99,13 @@ def look(name: str, model: TRM, puzzles: Puzzles, steps: int | None = None, *,
     return replace(run, columns=columns, symbols=list(map(str, symbols)))
 
 
-def collect(name: str, task: Task, model: TRM, result: dict, seen: Seen | None = None,
+def collect(name: str | Path, task: Task, model: TRM, result: dict, seen: Seen | None = None,
             folder: Path | None = None, steps: int | None = None, batch_size: int = 256,
             most: int = THOUGHT, trained: dict | None = None) -> Run:
     """What `score` returned and saw, in the shape of a page. What it did not see is thought about
-    now, for at most so many puzzles. folder: where a metrics.csv may be; trained: what
-    `Monitor.trained` returns (default: what is kept with the model)."""
+    now, for at most so many puzzles. name: a path is shortened on the page. folder: where a
+    metrics.csv may be; trained: what `Monitor.trained` returns (default: what is kept with the
+    model)."""
     steps, seen = steps or model.config.eval_steps, seen or Seen()
     most = max(1, min(most, MOST // (steps * model.config.seq_len)))
     asked, total, answers, q = thoughts(task, model, seen, steps, batch_size, most)
@@ -121,13 +124,16 @@ def collect(name: str, task: Task, model: TRM, result: dict, seen: Seen | None =
     if seen.votes:  # the vote is what counts
         won = np.array([any(a["right"] for a in m["attempts"]) for m in asked.more])
     marks, rows = judged(won, right, q, known), metrics_of(folder)
-    about = dict(name=name, total=total, thought=len(labels), steps=steps, known=bool(known.any()),
+    path = name if isinstance(name, Path) else None
+    about = dict(name=str(name), total=total, thought=len(labels), steps=steps,
+                 known=bool(known.any()),
                  result=figures(result, right[:, known]), remarks=result.get("remarks", []),
                  counts={mark: int(some.sum()) for mark, some in marks.items()},
                  halting=halting(right[:, known], q[:, known]), curves=curves(rows),
-                 bins=reliability(right[-1, known], q[-1, known]),
-                 facts=facts(task, model, rows, trained))
-    return Run(about, task.kind, task.about.get("box"), asked, answers, q, ways, marks)
+                 bins=reliability(right[:, known].ravel(), q[:, known].ravel()),
+                 facts=facts(task, model, rows, trained, steps))
+    about["facts"] += [["model", str(path)]] if path else []
+    return Run(about, task.kind, task.about.get("box"), asked, answers, q, ways, marks, path=path)
 
 
 def thoughts(task: Task, model: TRM, seen: Seen, steps: int, batch_size: int, most: int
@@ -199,16 +205,16 @@ def figures(result: dict, right: np.ndarray) -> dict:
 
 def judged(won: np.ndarray, right: np.ndarray, q: np.ndarray, known: np.ndarray
            ) -> dict[str, np.ndarray]:
-    """What the page can be filtered by, (N,) bool each. Early: right in the end, but
-    wrong when it is first sure. Slow: right, but after more than twice the steps that half of the
-    right ones need."""
+    """What the page can be filtered by, (N,) bool each. Sure: at the end, but wrong. Early: wrong
+    when it was sure for the first time. Slow: right in the end, but after more than twice the steps
+    that half of the right ones need."""
     tail = np.logical_and.accumulate(right[::-1]).sum(0)  # (N,) steps for which it has been right
     needed, last = len(right) + 1 - tail, right[-1]
     middle = np.median(needed[last]) if last.any() else 0
-    sure = q > 0
-    early = sure.any(0) & ~right[sure.argmax(0), np.arange(len(won))]  # when it is first sure
+    first = (q > 0).argmax(0), np.arange(q.shape[1])
     return dict(right=won & known, wrong=~won & known, sure=~won & known & (q[-1] > 0),
-                early=early & won & known, slow=last & known & (needed > 2 * middle))
+                early=(q > 0).any(0) & ~right[first] & known,
+                slow=last & known & (needed > 2 * middle))
 
 
 def halting(right: np.ndarray, q: np.ndarray) -> list[list[int]]:
@@ -221,7 +227,7 @@ def halting(right: np.ndarray, q: np.ndarray) -> list[list[int]]:
 
 
 def reliability(right: np.ndarray, q: np.ndarray) -> list[list[float]]:
-    """[mean belief, share right, puzzles] of each bin of the belief sigmoid(q) that has any."""
+    """[mean belief, share right, answers] of each bin of the belief sigmoid(q) that has any."""
     finite = np.isfinite(q)
     belief, good = 0.5 + 0.5 * np.tanh(0.5 * q[finite].astype(float)), right[finite]
     place = np.minimum((belief * BINS).astype(int), BINS - 1)
@@ -249,13 +255,17 @@ def metrics_of(folder: Path | None) -> list[dict[str, str]]:
     return []
 
 
-def facts(task: Task, model: TRM, rows: list[dict[str, str]], trained: dict | None
-          ) -> list[list[str]]:
+def facts(task: Task, model: TRM, rows: list[dict[str, str]], trained: dict | None,
+          steps: int | None = None) -> list[list[str]]:
     """Pairs of what and how much."""
     c, device = model.config, device_of(model)
     found = [["parameters", f"{sum(p.numel() for p in model.parameters()):,}"],
-             ["network", f"{c.layers} layers, {c.mixer} mixer, dim {c.dim}"],
-             ["recursion", f"n = {c.n}, T = {c.T}; trained with N_sup = {c.N_sup} steps"]]
+             ["network", f"{c.layers} layers, {c.mixer} mixer (how cells see each other), "
+                         f"dim {c.dim}"],
+             ["in one step", f"n = {c.n} times the scratchpad, then the answer; all this "
+                             f"T = {c.T} {'time' if c.T == 1 else 'times'}"],
+             ["steps", f"trained with at most {c.N_sup} a puzzle (N_sup), thinks "
+                       f"{steps or c.eval_steps} here"]]
     if c.num_puzzles > 1:
         found.append(["puzzle table", f"{c.num_puzzles:,} rows"])
     how = trained or getattr(model, "extra", {}).get("trained") or {}
@@ -318,7 +328,7 @@ class Live:
         at its end. Whatever fails is a warning: no page is worth the training."""
         begun = time.time()
         try:
-            run = collect(str(self.folder), self.task, model, dict(result, remarks=result.get(
+            run = collect(self.folder, self.task, model, dict(result, remarks=result.get(
                 "remarks", self.task.remarks)), seen, self.folder, most=LIVE, trained=trained)
             if progress:
                 run.page["progress"] = f"{progress}; written {time.strftime('%a %H:%M:%S')}"
@@ -330,9 +340,28 @@ class Live:
             say(f"page      {self.path}{took}")
 
 
+def short_names(paths: Sequence[Path | None]) -> list[str]:
+    """Names for models: the end of each path, as much of it as tells them apart. A file in a run's
+    folder is called after both."""
+    inner = ("checkpoint-", "milestone-", "model.pt", "best.pt")
+    whole = [p.resolve() if p else None for p in paths]
+
+    def end(p: Path | None, length: int) -> str:
+        parts = (p.with_suffix("") if p.suffix == ".pt" else p).parts if p else ()
+        return "/".join(parts[-length - p.name.startswith(inner):]) if p else ""
+
+    for length in range(1, max((len(p.parts) for p in whole if p), default=0)):
+        names = [end(p, length) for p in whole]
+        if len(set(names)) == len(set(whole)):
+            return names
+    return [str(p or "") for p in paths]
+
+
 def write_page(path: Path, runs: Sequence[Run]) -> None:
     """The page of one run or of several, complete or not at all. Raises OSError."""
     groups: dict[tuple, list[Run]] = {}
+    for run, name in zip(runs, short_names([run.path for run in runs])):
+        run.page["name"] = name or run.page["name"]
     for run in runs:  # those that thought about the same puzzles are shown side by side
         same = (run.kind, str((run.box, run.columns, run.symbols)), run.asked.inputs.tobytes(),
                 run.asked.labels.tobytes())
@@ -341,9 +370,10 @@ def write_page(path: Path, runs: Sequence[Run]) -> None:
     text = json.dumps(finite(data), separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    page, script = (file.read_text(encoding="utf-8") for file in (PAGE, SCRIPT))
+    page, *scripts = (file.read_text(encoding="utf-8") for file in (PAGE, *SCRIPTS))
+    page = page.replace("{{script}}", "\n".join(scripts)).replace("{{data}}", text)
     with replacing(path) as file:
-        file.write(page.replace("{{script}}", script).replace("{{data}}", text).encode())
+        file.write(page.encode())
 
 
 def group(runs: Sequence[Run], size: int) -> dict:
@@ -365,14 +395,15 @@ def group(runs: Sequence[Run], size: int) -> dict:
 
 
 def choice(runs: Sequence[Run], count: int) -> list[int]:
-    """Rows of `count` puzzles to look at: a quarter that some run is sure of and has wrong, a
-    quarter wrong, a quarter slow, as far as there are such, the others as they come."""
+    """Rows of `count` puzzles to look at: a fifth that some run is sure of and has wrong, a fifth
+    wrong, a fifth sure too early, a fifth slow, as far as there are such, the others as they
+    come."""
     order = np.random.default_rng(0).permutation(len(runs[0].asked.inputs))
     picked: dict[int, None] = {}
-    for mark in ("sure", "wrong", "slow", ""):
+    for mark in ("sure", "wrong", "early", "slow", ""):
         some = np.any([r.marks[mark] for r in runs], 0)[order] if mark else slice(None)
         fresh = [i for i in order[some].tolist() if i not in picked]
-        picked.update(dict.fromkeys(fresh[:count - len(picked) if not mark else count // 4]))
+        picked.update(dict.fromkeys(fresh[:count - len(picked) if not mark else count // 5]))
     return sorted(picked)
 
 

@@ -19,6 +19,7 @@ from data.arc_mini import mini_corpus
 from support.presets import PRESETS
 from support.report import (
     BINS,
+    SCRIPTS,
     SHOWN,
     collect,
     facts,
@@ -28,6 +29,7 @@ from support.report import (
     look,
     pack,
     reliability,
+    short_names,
     shown,
     write_page,
 )
@@ -122,7 +124,7 @@ def test_figures_are_those_of_evaluate(page, copying):
     assert 0.5 < want["exact_accuracy"] < 0.9, "the model of this test should be right at times"
     assert run["result"] == want
     assert sum(map(sum, run["halting"])) == run["thought"] == 160
-    assert sum(n for _, _, n in run["bins"]) == 160
+    assert sum(n for _, _, n in run["bins"]) == 160 * run["steps"]
     counts = run["counts"]
     assert counts["right"] == round(160 * want["exact_accuracy"])
     assert counts["right"] + counts["wrong"] == 160 and counts["sure"] > 0
@@ -278,6 +280,7 @@ def test_halting_and_reliability():
     assert len(reliability(np.ones(99, bool), np.linspace(-50, 50, 99))) <= BINS
     marks = judged(right[1], right, q, np.ones(4, bool))
     assert marks["right"].tolist() == [1, 1, 1, 0] and not marks["sure"].any()
+    assert marks["early"].tolist() == [1, 0, 0, 0]
 
 
 def test_slow_ones_took_twice_the_median():
@@ -330,6 +333,15 @@ def test_a_model_gone_astray_has_a_page(tmp_path):
     assert thought["q"] == [None] * 4
 
 
+@pytest.mark.parametrize("paths, names", [
+    (["notebooks/models/sudoku6.pt"], ["sudoku6"]), (["runs/a/", "runs/b"], ["a", "b"]),
+    (["x/a", None, "y/a"], ["x/a", "", "y/a"]), (["runs/a", "runs/a"], ["a", "a"]),
+    (["runs/a", "runs/a/model.pt", "runs/a/milestone-00000020.pt"],
+     ["a", "a/model", "a/milestone-00000020"]), ([None], [""])])
+def test_paths_become_short_names(paths, names):
+    assert short_names([p and Path(p) for p in paths]) == names
+
+
 def test_wrong_and_slow_puzzles_are_among_the_shown(page):
     group = data_of(page)[0]
     marks = [t["m"] for t in group["runs"][0]["thoughts"]]
@@ -346,7 +358,8 @@ def test_nothing_becomes_markup(page):
     for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "@import",
                  "fetch(", "src="):
         assert word not in code, word
-    assert set(re.findall(r"https?://[^\"]*", code)) == {"http://www.w3.org/2000/svg"}
+    assert set(re.findall(r"https?://[^\"]*", code)) == {"http://www.w3.org/2000/svg",
+                                                      "https://arxiv.org/abs/2510.04871"}
 
 
 def test_large_pages_stay_small(tmp_path):
@@ -391,7 +404,8 @@ def test_the_program_writes_it(trained, tmp_path):
     (group,) = data_of(path)
     accuracy = [float(v) / 100 for v in re.findall(r"held out  ([\d.]+)%", said)]
     assert [r["result"]["exact_accuracy"] for r in group["runs"]] == pytest.approx(accuracy)
-    assert [r["name"] for r in group["runs"]] == [str(out), str(out / "checkpoint-00000020")]
+    assert [r["name"] for r in group["runs"]] == [out.name, f"{out.name}/checkpoint-00000020"]
+    assert dict(group["runs"][0]["facts"])["model"] == str(out)
     assert group["runs"][0]["curves"]["means"][-1][0] == 25
     found = dict(group["runs"][0]["facts"])
     assert found["trained"] == "25 steps of 16 puzzles, seed 0"
@@ -480,6 +494,7 @@ def test_hands_on_the_page(page, tmp_path):
       pick("wrong"); seen.wrong = titles();
       pick("sure"); seen.sure = titles();
       pick("right"); seen.good = titles();
+      pick("early"); seen.early = titles(); seen.meaning = text("meaning"); pick("right");
       search(seen.wrong[3].split(" ")[1]); seen.found = chosen();
       search("9999"); seen.none = text("found");
       slide(0); press(" "); seen.pause = text("play");
@@ -505,11 +520,44 @@ def test_hands_on_the_page(page, tmp_path):
 
     assert numbers(seen["wrong"]) == those(lambda a, b: "wrong" in a or "wrong" in b)
     assert numbers(seen["sure"]) == those(lambda a, b: "sure" in a or "sure" in b)
+    assert numbers(seen["early"]) == those(lambda a, b: "early" in a or "early" in b) != []
+    assert seen["meaning"].startswith("sure too early: wrong when it was sure for the first time")
     assert numbers(seen["good"]) == those(lambda a, b: "right" in a and "right" in b) or not (
         those(lambda a, b: "right" in a and "right" in b))
     assert seen["found"] == seen["wrong"][3] and seen["none"] == "not in this page"
     assert "Pause" in seen["pause"] and "Play" in seen["play"]
     assert seen["played"] == seen["stopped"] == "step 2 of 4"
+
+
+@browser
+def test_a_puzzle_that_takes_long(tmp_path):
+    """The page opens at it; Play hurries on where nothing changes; too early is not hidden."""
+    x = toy_puzzles(12).inputs
+    model, S = tinytrm.TRM(tiny(eval_steps=8)), 8
+    right = np.repeat(x[None], S, 0)
+    right[0, :4], right[:5, 7] = 0, 0  # four need two steps, one needs six
+    q = np.full((S, 12), -3.0)
+    q[0, :2], q[1:, :4], q[:, 4:7], q[5:, 7:] = 2, 2, 2, 2  # two are sure while still wrong
+    task = Task("tokens", model.config, None, Puzzles(x, x), {})
+    run = collect("long", task, model, score(task, model), Seen(answers=right, q=q), steps=S)
+    run.page["result"]["by_step"] = run.right.mean(1).tolist()
+    write_page(tmp_path / "page.html", [run])
+    seen = in_browser(tmp_path / "page.html", tmp_path, """
+      seen.first = chosen(); seen.where = text("where"); seen.sample = text("sample");
+      seen.figures = text("figures"); seen.strip = text("panels"); seen.charts = text("charts");
+      pick("early"); seen.early = titles();
+      slide(0); seen.solved = text("panels").includes("the right answer");
+      const begun = performance.now(); by("play").click();
+      while (text("where") !== "step 8 of 8") await wait(20);
+      seen.took = performance.now() - begun;
+    """)
+    assert seen["first"] == "puzzle 8 – right after 6 steps" and seen["where"] == "step 1 of 8"
+    assert "83.3 %right if it stopped when first sure; 2 were sure too early" in seen["figures"]
+    assert [t.split(" – ") for t in seen["early"]] == [[f"puzzle {n}", "right after 2 steps"]
+                                                       for n in (1, 2)]
+    assert "would stop here" in seen["strip"] and "2 wrong" in seen["charts"]
+    assert seen["sample"] == "12 of 12 puzzles can be looked at here." and not seen["solved"]
+    assert 2 * 800 + 6 * 150 <= seen["took"] < 8 * 800 - 1000
 
 
 @browser
@@ -532,7 +580,7 @@ def test_all_kinds_in_a_narrow_window(page, tmp_path):
           pictures: pictures.size, wide: [...wide],
           strikes: by("panels").querySelectorAll("section:first-child .strike").length,
           said: document.querySelector(".state b").textContent, names: titles(),
-          charts: by("charts").querySelectorAll("svg").length, title: text("title")};
+          charts: by("charts").children.length, title: text("title")};
       }
     """)
     kinds = seen["kinds"]
@@ -614,6 +662,6 @@ def test_a_link_to_one_picture(page, tmp_path):
 
 
 def test_the_template_is_readable():
-    for name in ("report.html", "report.js"):
+    for name in ("report.html", *(path.name for path in SCRIPTS)):
         lines = (ROOT / "support" / name).read_text(encoding="utf-8").splitlines()
         assert len(lines) < 500 and max(map(len, lines)) <= 120, name
