@@ -48,7 +48,7 @@ function sampleOf({runs, puzzles, kind}) {
 const FILTERS = [
   ["all", "all", ""], ["right", "✓ right", "right at the end"], ["wrong", "✗ wrong", "wrong at the end"],
   ["sure", "! sure but wrong", "wrong at the end, and sure of it (q > 0)"],
-  ["early", "sure too early", "wrong when it was sure for the first time, where it would have stopped"],
+  ["early", "sure too early", "right at the end, but wrong when it was first sure, and would have stopped"],
   ["slow", "slow", "right at the end, but after more than twice the steps that half of the right ones need"]];
 let g, list, at, step, timer;  // the group, those of its puzzles that pass the filter, which of them is shown
 const has = (i, mark) => g.runs.map(r => r.thoughts[i].m.includes(mark));

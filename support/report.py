@@ -205,16 +205,16 @@ def figures(result: dict, right: np.ndarray) -> dict:
 
 def judged(won: np.ndarray, right: np.ndarray, q: np.ndarray, known: np.ndarray
            ) -> dict[str, np.ndarray]:
-    """What the page can be filtered by, (N,) bool each. Sure: at the end, but wrong. Early: wrong
-    when it was sure for the first time. Slow: right in the end, but after more than twice the steps
-    that half of the right ones need."""
+    """What the page can be filtered by, (N,) bool each. Sure: at the end, but wrong. Early: right
+    in the end, but wrong when it was sure for the first time. Slow: right in the end, but after
+    more than twice the steps that half of the right ones need."""
     tail = np.logical_and.accumulate(right[::-1]).sum(0)  # (N,) steps for which it has been right
     needed, last = len(right) + 1 - tail, right[-1]
     middle = np.median(needed[last]) if last.any() else 0
-    first = (q > 0).argmax(0), np.arange(q.shape[1])
+    sure = q > 0
+    early = sure.any(0) & ~right[sure.argmax(0), np.arange(len(won))]
     return dict(right=won & known, wrong=~won & known, sure=~won & known & (q[-1] > 0),
-                early=(q > 0).any(0) & ~right[first] & known,
-                slow=last & known & (needed > 2 * middle))
+                early=early & won & known, slow=last & known & (needed > 2 * middle))
 
 
 def halting(right: np.ndarray, q: np.ndarray) -> list[list[int]]:
