@@ -457,7 +457,7 @@ def test_draws_are_even_and_follow_their_random_numbers():
     [
         (dict(inputs=np.zeros((0, 9), int), labels=np.zeros((0, 9), int)), "(0, 9)"),
         (dict(labels=np.ones((3, 8), int)), "(3, 8)"),
-        (dict(ids=np.zeros(2, int)), "ids (N,), not"),
+        (dict(ids=np.zeros(2, int)), "ids: (N,); not"),
     ],
 )
 def test_malformed_puzzles(change, words):
