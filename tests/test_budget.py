@@ -104,7 +104,7 @@ PROGRAM = """
 import sys, tinytrm
 config = tinytrm.Config(vocab_size=4, seq_len=4, puzzle_tokens=1, dim=16, heads=2, batch_size=4,
                         width_multiple=8, n=1, T=2, N_sup=2, steps=3, eval_steps=2, dtype="float32")
-model = tinytrm.train(config, tinytrm.Puzzles([[1, 2, 3, 1]], [[2, 3, 1, 2]]))
+model = tinytrm.train(config, tinytrm.Puzzles([[1, 2, 3, 1]], [[2, 3, 1, 2]]), on_step=False)
 assert tinytrm.solve(model, [[1, 2, 3, 1]]).answers.shape == (1, 4)
 assert not {"data", "support", "train", "evaluate"} & set(sys.modules)
 print(tinytrm.__file__)
