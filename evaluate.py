@@ -163,19 +163,12 @@ def open_model(args: argparse.Namespace, device: torch.device) -> tuple[TRM, Tas
         model = load_model(args.run)
         task = reopen(model, args.data)
     suits(task, args)
-    check_finite(model, args)
     model.to(device)
     if wants_compilation(args.compile, device):
         compile_net(model, args.batch_size, training=False)
     if task.test is not None and args.puzzles:
         task.test = sample(task.test, args.puzzles)
     return model, task
-
-
-def check_finite(model: TRM, args: argparse.Namespace) -> None:
-    """Raise ValueError for a model that has diverged."""
-    if not all(bool(t.isfinite().all()) for t in model.state_dict().values()):
-        raise ValueError(f"{args.run or args.official}: has weights that are not finite")
 
 
 def official_fields(args: argparse.Namespace) -> dict[str, int]:
@@ -192,7 +185,6 @@ def open_single(args: argparse.Namespace) -> tuple[TRM, Question]:
     if args.official:
         kind = args.task.rstrip("12")
         model = load_official(args.official, seq_len=CELLS[args.task], **official_fields(args))
-        check_finite(model, args)
         return model, ask(args.puzzle, kind, model.config)
     model = load_model(args.run)
     about = about_of(model)

@@ -57,6 +57,8 @@ def load_official(source: dict | str | Path, *, seq_len: int, n: int, T: int, **
     except RuntimeError as e:
         raise ValueError(f"{where}: is of another shape than was said: "
                          f"{' '.join(str(e).split())[:300]}") from None
+    if not all(bool(t.isfinite().all()) for t in weights.values()):
+        raise ValueError(f"{where}: has weights that are not finite")
     return model.eval()
 
 
