@@ -135,6 +135,14 @@ class Corpus:
         pairs = [p for task in self.tasks.values() for p in task.pairs + task.tests]
         return max(max(grid.shape) for pair in pairs for grid in pair if grid is not None)
 
+    def fitting(self, side: int) -> Corpus:
+        """The tasks all of whose grids a square of this side holds. Raises ValueError for none."""
+        sides = {name: Corpus(name, {name: task}).side for name, task in self.tasks.items()}
+        tasks = {name: task for name, task in self.tasks.items() if sides[name] <= side}
+        if not tasks:
+            raise ValueError(f"corpus {self.name} has no task with grids of side {side} at most")
+        return Corpus(self.name, tasks)
+
     def check_side(self, side: int) -> None:
         """Raise ValueError unless a square of this side holds every grid."""
         if self.side > side:

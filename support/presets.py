@@ -15,6 +15,7 @@ class Preset(NamedTuple):
     kind: str  # of puzzle: "sudoku", "maze" or "arc"
     config: Config
     corpus: str = ""  # ARC: "arc1", "arc2" or "mini"
+    copies: int = 1000  # ARC: augmented ones of each task; of one's own always 1000
 
 
 _arc: dict[str, Any] = dict(seq_len=900, vocab_size=12, mixer="attention", n=4, weight_decay=0.1,
@@ -46,5 +47,12 @@ PRESETS = {
                                        batch_size=96, steps=1200, lr=4e-3)),
     "arc-mini": Preset("arc", Config(**{**_laptop, "T": 1}, seq_len=16, vocab_size=12, dim=64, n=2,
                                      num_puzzles=200, puzzle_lr=3e-2, puzzle_weight_decay=0.1,
-                                     batch_size=64, steps=3000, lr=4e-3, eval_steps=2), "mini"),
+                                     batch_size=64, steps=3000, lr=4e-3, eval_steps=2), "mini", 15),
+    # ARC-1's tasks whose grids are 10x10 at most: 77 that are asked, 217 others.
+    "arc10": Preset("arc", Config(seq_len=100, vocab_size=12, puzzle_tokens=1, mixer="attention",
+                                  columns=10, dim=128, heads=4, width_multiple=32, n=1, T=1,
+                                  num_puzzles=85_677, puzzle_lr=1e-2, puzzle_weight_decay=0.1,
+                                  halting="chance", keep="surest", halt_weight=0.1, loss="softmax",
+                                  batch_size=64, steps=30_000, lr=1e-3, warmup=1000, cosine=True,
+                                  weight_decay=0.1, ema=0.999), "arc1", 300),
 }

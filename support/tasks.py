@@ -65,9 +65,9 @@ def sample(puzzles: Puzzles, count: int) -> Puzzles:
 
 def open_task(preset: str, config: Config, data: Path | None, augment_mazes: bool = False) -> Task:
     """The task of a preset, for training. Raises ValueError or OSError with one line."""
-    kind, _, corpus = PRESETS[preset]
+    kind, _, corpus, arc_copies = PRESETS[preset]
     if kind == "arc":
-        task = _open_arc(corpus, config, data)
+        task = _open_arc(corpus, config, data, arc_copies)
     else:
         task = _open_grids(kind, config, data, kind == "sudoku" or augment_mazes)
     _check(task, task.train, task.test)
@@ -89,7 +89,7 @@ def reopen(model: TRM, data: Path | None = None) -> Task:
                              "damaged file")
         if data and about["corpus"] == "mini":
             raise ValueError("--data does nothing here: the toy tasks are generated")
-        corpus = _corpus(about["corpus"], path)
+        corpus = _corpus(about["corpus"], path, side_of(config.seq_len))
         return Task("arc", config, None, None, about, corpus=corpus, table=table)
     path = path / "test.csv" if path.is_dir() else path
     inputs, labels, looks = read_grids(about["kind"], path, about["box"])
@@ -221,23 +221,24 @@ def _portable(path: Path) -> str:
 # ARC
 
 
-def _corpus(name: str, data: Path) -> Any:
+def _corpus(name: str, data: Path, side: int) -> Any:
     if name == "mini":
         return arc_mini.mini_corpus()
-    if name in arc.PUBLIC:
-        return arc.corpus(name, data)
+    if name in arc.PUBLIC:  # in a small square, those of its tasks that fit
+        return arc.corpus(name, data).fitting(side)
     return arc.own_corpus([data / "training"], [data / "evaluation"])
 
 
-def _open_arc(name: str, config: Config, data: Path | None) -> Task:
+def _open_arc(name: str, config: Config, data: Path | None, copies: int) -> Task:
     """The public corpora below --data (default data/), one's own where that has `training` and
     `evaluation` folders, or a dozen toy tasks, which need no files."""
     if data is not None and (name == "mini" or (data / "training").is_dir()):
-        name = "own"
-    corpus = _corpus(name, data or DATA)
-    table = arc.build_table(corpus, 15 if name == "mini" else 1000, config.seed)
+        name, copies = "own", 1000
+    side = side_of(config.seq_len)
+    corpus = _corpus(name, data or DATA, side)
+    table = arc.build_table(corpus, copies, config.seed)
     config = dataclasses.replace(config, num_puzzles=len(table))
     about = dict(kind="arc", data="toy tasks" if name == "mini" else _portable(data or DATA),
                  corpus=name, tasks=table.tasks, sha256=table.sha256())
-    puzzles = arc.ArcPuzzles(corpus, table, side_of(config.seq_len))
+    puzzles = arc.ArcPuzzles(corpus, table, side)
     return Task("arc", config, puzzles, None, about, corpus=corpus, table=table)

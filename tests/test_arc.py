@@ -1,5 +1,6 @@
 """ARC: reading, augmentation, the training stream, voting. Real corpora where they are at hand."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -166,6 +167,33 @@ def test_counts_of_the_public_corpora(name, counts, request):
     c = request.getfixturevalue(name)
     assert (len(c.tasks), c.num_pairs, len(c.asked), c.num_tests) == counts
     assert c.side == 30
+
+
+@needs_data
+def test_the_tasks_that_fit_a_small_square(arc1):
+    few = arc1.fitting(10)
+    shapes = {name: max(max(g.shape) for pair in t.pairs + t.tests for g in pair)
+              for name, t in arc1.tasks.items()}
+    assert set(few.tasks) == {name for name, side in shapes.items() if side <= 10}
+    assert (len(few.asked), len(few.tasks), few.side) == (77, 77 + 178 + 39, 10)
+    assert arc1.fitting(30).tasks == arc1.tasks
+    with pytest.raises(ValueError, match="no task with grids of side 1 at most"):
+        arc1.fitting(1)
+
+
+@needs_data
+def test_a_model_of_small_tasks_finds_them_again(tmp_path):
+    from support import tasks
+    from support.presets import PRESETS
+    from tinytrm import TRM, load, save
+
+    config = dataclasses.replace(PRESETS["arc10"].config, dim=16)
+    task = tasks.open_task("arc10", config, DATA)
+    assert len(task.table) == task.config.num_puzzles == 85_677
+    assert task.train.draw(np.arange(4), 0, lambda k: np.full((4, k), 0.5))[0].shape == (4, 100)
+    save(tmp_path / "model.pt", TRM(task.config), **task.extra())
+    again = tasks.reopen(load(tmp_path / "model.pt"))
+    assert list(again.corpus.tasks) == list(task.corpus.tasks) and again.corpus.num_tests == 88
 
 
 @needs_data
