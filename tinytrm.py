@@ -208,12 +208,12 @@ class Layer(nn.Module):
         """(L, B, D) -> (L, B, D), in the dtype of h."""
         if self.config.mixer == "mlp":
             s = h.flatten(1)  # (L, B * D): features and puzzles side by side, all mixed alike
-            gate, up = (self.mix_in.to(s.dtype) @ s).chunk(2)
+            gate, up = (w @ s for w in self.mix_in.to(s.dtype).chunk(2))
             s = torch.addmm(s, self.mix_out.to(s.dtype), F.silu(gate) * up)  # s + mix_out @ ...
             h = rms_norm(s, dim=0).view_as(h)  # this norm is along the sequence, too
         else:
             h = rms_norm(h + self.attention(h))
-        gate, up = F.linear(h, self.gate_up.to(h.dtype)).chunk(2, -1)
+        gate, up = (F.linear(h, w) for w in self.gate_up.to(h.dtype).chunk(2))
         return rms_norm(h + F.linear(F.silu(gate) * up, self.down.to(h.dtype)))
 
     def attention(self, h: Tensor) -> Tensor:
