@@ -110,12 +110,12 @@ class Config:
             raise ValueError("0 stands between other tokens, but it means padding: add 1 to inputs "
                              "and labels; if it is padding, say so by giving vocab_size")
         L, W = both.shape[1], math.isqrt(both.shape[1])  # a square number of cells is a grid
-        return cls(**dict(
-            vocab_size=both.max() + 1, seq_len=L, num_puzzles=puzzles.ids.max() + 1, heads=2, n=1,
-            mixer="attention", columns=W * (W * W == L), width_multiple=32, dim=64, puzzle_tokens=1,
-            halting="chance", keep="surest", halt_weight=0.1, loss="softmax", steps=4000, lr=2e-3,
-            batch_size=max(32, min(64, 2048 // L)), warmup=1000, cosine=True, weight_decay=0.1,
-            T=1, puzzle_lr=0.03, puzzle_weight_decay=0.1, ema=0.99) | fields)
+        return cls(**dict(vocab_size=both.max() + 1, seq_len=L, num_puzzles=puzzles.ids.max() + 1,
+            puzzle_tokens=1, mixer="attention", columns=W * (W * W == L), heads=2, dim=64, n=1, T=1,
+            width_multiple=32, halting="chance", keep="surest", halt_weight=0.1, loss="softmax",
+            steps=6500 if puzzles.ids.any() else 4000, batch_size=max(32, min(64, 2048 // L)),
+            lr=2e-3, warmup=1000, cosine=True, ema=0.99, weight_decay=0.1, puzzle_lr=0.03,
+            puzzle_weight_decay=0.1) | fields)
     def inner(self, width: int) -> int:
         """Inner width of a SwiGLU over vectors of this width."""
         multiple = self.width_multiple

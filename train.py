@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import math
 import re
 import time
 from pathlib import Path
@@ -122,7 +123,10 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
     fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(Config)}
     given = {name: value for name, value in fields.items() if value is not None}
     try:
-        config = dataclasses.replace(PRESETS[args.preset].config, **given)
+        config = PRESETS[args.preset].config
+        if config.columns and "seq_len" in given:
+            given.setdefault("columns", math.isqrt(given["seq_len"]))  # a square of another size
+        config = dataclasses.replace(config, **given)
         if not config.expansion > 0:
             raise ValueError(f"expansion must be above 0, not {config.expansion}")
         for name, value in given.items():

@@ -26,6 +26,10 @@ _fast: dict[str, Any] = dict(puzzle_tokens=1, width_multiple=128, N_sup=4, halt_
                              warmup=200, cosine=True, weight_decay=0.1, ema=0.995, loss="softmax")
 _laptop: dict[str, Any] = dict(puzzle_tokens=1, width_multiple=32, T=2, N_sup=2, halt_weight=0.1,
                                warmup=50, cosine=True, weight_decay=0.1, ema=0.98)
+# What Config.for_data says of grids, and why: docs/your_data.md.
+_grids: dict[str, Any] = dict(mixer="attention", puzzle_tokens=1, width_multiple=32, n=1, T=1,
+                              halting="chance", keep="surest", halt_weight=0.1, loss="softmax",
+                              cosine=True, weight_decay=0.1, puzzle_weight_decay=0.1)
 
 PRESETS = {
     "sudoku": Preset("sudoku", Config()),
@@ -45,14 +49,11 @@ PRESETS = {
                                        batch_size=64, steps=9000, lr=3e-3, loss="softmax")),
     "maze-mini": Preset("maze", Config(**_laptop, seq_len=36, vocab_size=6, dim=64, n=3,
                                        batch_size=96, steps=1200, lr=4e-3)),
-    "arc-mini": Preset("arc", Config(**{**_laptop, "T": 1}, seq_len=16, vocab_size=12, dim=64, n=2,
-                                     num_puzzles=200, puzzle_lr=3e-2, puzzle_weight_decay=0.1,
-                                     batch_size=64, steps=3000, lr=4e-3, eval_steps=2), "mini", 15),
+    "arc-mini": Preset("arc", Config(**_grids, seq_len=16, columns=4, vocab_size=12, dim=64,
+                                     heads=2, num_puzzles=200, puzzle_lr=3e-2, batch_size=64,
+                                     steps=8000, lr=2e-3, warmup=500, ema=0.99), "mini", 15),
     # ARC-1's tasks whose grids are 10x10 at most: 77 that are asked, 217 others.
-    "arc10": Preset("arc", Config(seq_len=100, vocab_size=12, puzzle_tokens=1, mixer="attention",
-                                  columns=10, dim=128, heads=4, width_multiple=32, n=1, T=1,
-                                  num_puzzles=85_677, puzzle_lr=1e-2, puzzle_weight_decay=0.1,
-                                  halting="chance", keep="surest", halt_weight=0.1, loss="softmax",
-                                  batch_size=64, steps=30_000, lr=1e-3, warmup=1000, cosine=True,
-                                  weight_decay=0.1, ema=0.999), "arc1", 300),
+    "arc10": Preset("arc", Config(**_grids, seq_len=100, columns=10, vocab_size=12, dim=128,
+                                  heads=4, num_puzzles=85_677, puzzle_lr=1e-2, batch_size=64,
+                                  steps=30_000, lr=1e-3, warmup=1000, ema=0.999), "arc1", 300),
 }

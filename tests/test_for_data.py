@@ -34,6 +34,7 @@ def test_for_data_takes_sizes_from_the_data():
     assert all(type(v) in (int, float, str, bool) for v in vars(config).values()), "for `save`"
     assert config.columns == 0 and config.keep == "surest" and config.steps < Config().steps / 4
     assert Config.for_data(Puzzles(x, y, ids), dim=32, steps=7).dim == 32
+    assert Config.for_data(Puzzles(x, y)).steps < config.steps  # several rules take longer
 
 
 @pytest.mark.parametrize("cells, columns", [(4, 2), (36, 6), (64, 8), (63, 0), (12, 0), (900, 30)])
