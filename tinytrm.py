@@ -220,8 +220,8 @@ class Layer(nn.Module):
         """Self-attention, every position sees all: (L, B, D) -> (L, B, D)."""
         (L, B, D), c = h.shape, self.config
         qkv = F.linear(h, self.mix_in.to(h.dtype)).view(L, B, 3 * c.heads, -1)
-        q, k, v = qkv.chunk(3, dim=2)  # (L, B, heads, d) each
-        q, k, v = (t.permute(1, 2, 0, 3) for t in (rotary(q, c), rotary(k, c), v))  # B, heads, L, d
+        qk, v = qkv.split([2 * c.heads, c.heads], dim=2)  # (L, B, .., d): query and key, value
+        q, k, v = (t.permute(1, 2, 0, 3) for t in (*rotary(qk, c).chunk(2, 2), v))  # B, heads, L, d
         # Both compute the same; in bfloat16 on a CPU the backward of the fused one is slow.
         plain = q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu"
         h = ((q @ k.mT * q.shape[-1]**-0.5).softmax(-1) @ v if plain
@@ -244,6 +244,7 @@ def rotary(h: Tensor, config: Config) -> Tensor:
     cos, sin = angle.cos(), angle.sin()
     a, b = h.float().chunk(2, -1)  # entry i turns with entry i + d / 2
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(h.dtype)
+
 def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
     """dtype of the forward pass; "auto" is bfloat16 where the hardware is faster with it. Many CPUs
     only emulate it; Intel's with AVX-512 but without AMX are slower than in float32."""
@@ -252,6 +253,7 @@ def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
     cuda = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     auto = "bfloat16" if (cpu if device.type == "cpu" else cuda) else "float32"
     return getattr(torch, auto if config.dtype == "auto" else config.dtype)
+
 def truncated_normal(generator: torch.Generator, std: float, *shape: int) -> Tensor:
     """Normal numbers cut at two sigma, widened so that what is left has exactly this std."""
     std = std / 0.8796256610342398  # std of a unit normal cut at +-2
@@ -260,8 +262,7 @@ def truncated_normal(generator: torch.Generator, std: float, *shape: int) -> Ten
 def log_stablemax(v: Tensor) -> Tensor:
     """log(s / sum(s)) over the last axis, with s = v + 1 for v >= 0 and 1 / (1 - v) below: like a
     softmax, but growing linearly, not exponentially (Prieto et al., arXiv 2501.04697)."""
-    # Both branches of the `where` are computed, so both must be finite: without the clamp a logit
-    # of exactly 1.0, common in bfloat16, would turn the gradient to NaN.
+    # Without the clamp a logit of exactly 1, common in bfloat16, makes the gradient 0 * inf = NaN.
     s = torch.where(v >= 0, v + 1, 1 / (1 - v.clamp(max=0)))
     return torch.log(s / s.sum(-1, keepdim=True))
 
@@ -294,6 +295,7 @@ def lr_factor(config: Config, step: int) -> float:
     warm = min(1.0, (step + 1) / max(1, config.warmup))
     done = max(0.0, (step - config.warmup) / max(1, config.steps - config.warmup))
     return warm * (0.5 + 0.5 * math.cos(math.pi * done) if config.cosine else 1.0)
+
 def puzzle_sign_sgd(table: Tensor, ids: Tensor, grads: Tensor, lr: float, decay: float) -> None:
     """In place, touched rows only: row = row * (1 - lr * decay) - lr * sign(grad). Gradients (B, D)
     of equal ids (B,) are summed first, without the sort and the wait of torch.unique."""
@@ -320,10 +322,9 @@ class Puzzles:
         if cells != config.seq_len:
             raise ValueError(f"the puzzles have {cells} cells, the model wants {config.seq_len}")
         for name, most in (("inputs", V - 1), ("labels", V - 1), ("ids", config.num_puzzles - 1)):
-            table = getattr(self, name)
-            wrong = np.argwhere((table < 0) | (table > most) | (table.dtype.kind not in "iu"))
-            for at in wrong[:1]:
-                raise ValueError(f"{name} row {at[0]}: {table[*at]} is no integer in 0..{most}")
+            t = getattr(self, name)
+            for at in np.argwhere((t < 0) | (t > most) | (t.dtype.kind not in "iu"))[:1]:
+                raise ValueError(f"{name} row {at[0]}: {t[*at]} is no integer in 0..{most}")
         for row in np.flatnonzero((self.labels == 0).all(1))[:1]:
             raise ValueError(f"labels row {row} is all 0, which means that no cell is labelled")
     def draw(self, positions: np.ndarray, seed: int, random: Callable) -> tuple[np.ndarray, ...]:
@@ -433,10 +434,7 @@ def update(state: State, puzzle_grads: Tensor) -> None:
     if ranks()[1] > 1:
         for p in model.parameters():
             dist.all_reduce(p.grad)
-        every = [[torch.empty_like(t) for _ in range(ranks()[1])] for t in (ids, puzzle_grads)]
-        for parts, mine in zip(every, (ids, puzzle_grads)):
-            dist.all_gather(parts, mine)  # in the order of the ranks
-        ids, puzzle_grads = map(torch.cat, every)
+        ids, puzzle_grads = (torch.cat(dist.nn.all_gather(t)) for t in (ids, puzzle_grads))
     factor = lr_factor(config, state.step)
     state.optimizer.param_groups[0]["lr"] = config.lr * factor
     state.optimizer.step()
@@ -445,6 +443,7 @@ def update(state: State, puzzle_grads: Tensor) -> None:
                     config.puzzle_weight_decay)
     for average, now in zip(state.ema.parameters(), model.parameters()):
         average.lerp_(now, 1 - config.ema)
+
 def ranks() -> tuple[int, int]:
     """(number of this process, number of processes): (0, 1) unless torchrun started several."""
     alone = not dist.is_available() or not dist.is_initialized()
@@ -488,6 +487,7 @@ def evaluate(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool 
     exact, cells, used = (sums.cpu().double() / len(puzzles)).T.tolist()
     return dict(exact_accuracy=exact[-1], cell_accuracy=cells[-1], puzzles=len(puzzles),
                 by_step=exact, mean_steps=used[-1])
+
 def batches(model: TRM, puzzles: Puzzles, steps: int | None, halt: bool, size: int) -> Iterator:
     """Labels (B, cells), and all that `think` yields, of all puzzles, so many at a time."""
     puzzles.check(model.config)

@@ -5,8 +5,8 @@ that only the smaller grids have room to move. Real ARC shows about three pairs 
 one or two test inputs. These show 32 and ask 4: with 12 a network of 64 features learnt every pair
 by heart (99 % of the training puzzles right) and answered a third of the questions.
 
-The `arc-mini` preset (attention that sees rows and columns) answers 23 to 24 of the 24 questions with
-two attempts (docs/results.md). The MLP mixer before it answered 13 to 14 after 3000 steps, 19 after
+The `arc-mini` preset (attention that sees rows and columns) answers 23 or 24 of 24 questions in
+two attempts (docs/results.md). The MLP mixer before it answered 13 or 14 after 3000 steps, 19 after
 8000: filling and framing were learnt early, mirrors and gravity late or not at all.
 """
 
