@@ -220,7 +220,7 @@ class Layer(nn.Module):
         """Self-attention, every position sees all: (L, B, D) -> (L, B, D)."""
         (L, B, D), c = h.shape, self.config
         qkv = F.linear(h, self.mix_in.to(h.dtype)).view(L, B, 3 * c.heads, -1)
-        qk, v = qkv.split([2 * c.heads, c.heads], dim=2)  # (L, B, .., d): query and key, value
+        qk, v = qkv.split([2 * c.heads, c.heads], dim=2)  # query and key turn as one, value not
         q, k, v = (t.permute(1, 2, 0, 3) for t in (*rotary(qk, c).chunk(2, 2), v))  # B, heads, L, d
         # Both compute the same; in bfloat16 on a CPU the backward of the fused one is slow.
         plain = q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu"

@@ -229,14 +229,14 @@ def _corpus(name: str, data: Path, side: int) -> Any:
     return arc.own_corpus([data / "training"], [data / "evaluation"])
 
 
-def _open_arc(name: str, config: Config, data: Path | None, copies: int) -> Task:
+def _open_arc(name: str, config: Config, data: Path | None, arc_copies: int) -> Task:
     """The public corpora below --data (default data/), one's own where that has `training` and
     `evaluation` folders, or a dozen toy tasks, which need no files."""
     if data is not None and (name == "mini" or (data / "training").is_dir()):
-        name, copies = "own", 1000
+        name, arc_copies = "own", 1000
     side = side_of(config.seq_len)
     corpus = _corpus(name, data or DATA, side)
-    table = arc.build_table(corpus, copies, config.seed)
+    table = arc.build_table(corpus, arc_copies, config.seed)
     config = dataclasses.replace(config, num_puzzles=len(table))
     about = dict(kind="arc", data="toy tasks" if name == "mini" else _portable(data or DATA),
                  corpus=name, tasks=table.tasks, sha256=table.sha256())

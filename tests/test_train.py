@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import tinytrm
+import train
 from conftest import ROOT, SMALL, TORCHRUN, process, program, run
 from data import maze, sudoku
 from support import cost, tasks
@@ -217,6 +218,14 @@ def test_resuming_a_finished_run_says_so(csv_folder, tmp_path):
 
 # ------------------------------------------------------------------------------------------------
 # Mazes, ARC and the authors' checkpoints, the whole way
+
+
+def test_rows_and_columns_follow_the_size_of_the_grid():
+    """Of presets that know them; what is given stays."""
+    columns = lambda *words: train.parse_args(["--preset", *words])[1].columns
+    assert columns("arc-mini") == 4 and columns("arc-mini", "--seq_len", "100") == 10
+    assert columns("arc-mini", "--seq_len", "100", "--columns", "0") == 0
+    assert columns("maze", "--seq_len", "100") == 0
 
 
 def test_maze_the_whole_way(tmp_path):
