@@ -53,6 +53,7 @@ class Config:
     seq_len: int = 81  # cells of one puzzle
     num_puzzles: int = 1  # rows of the puzzle table, one per rule; ARC: per augmented task
     puzzle_tokens: int = 16  # positions before the cells: the rule's row of the table, then zeros
+    symbols: int = 1  # K; if more, the last K tokens are alike, as Sudoku's digits; see TRM.codes
     # the network
     mixer: Literal["mlp", "attention"] = "mlp"  # what mixes positions; mlp for small fixed grids
     dim: int = 512  # D, width of every feature vector
@@ -92,7 +93,7 @@ class Config:
                 setattr(self, name, value := value.item())  # a plain number, for `save`
             zero = "puzzle_tokens micro_batch warmup seed columns".split()
             least = int(kind is int and name not in zero)
-            most = 1 if name in ("halt_exploration", "ema") else 2**60
+            most = dict(halt_exploration=1, ema=1, symbols=self.vocab_size - 1).get(name, 2**60)
             if not (value in choices or not choices and isinstance(value, (int, kind))
                     and least <= value <= most):
                 want = choices or f"{kind.__name__} in {least}..{most}"
@@ -107,8 +108,7 @@ class Config:
         both = np.concatenate([puzzles.inputs, puzzles.labels])
         before, after = (np.maximum.accumulate(t != 0, 1) for t in (both, both[:, ::-1]))
         if ((both == 0) & before & after[:, ::-1]).any() and "vocab_size" not in fields:
-            raise ValueError("0 stands between other tokens, but it means padding: add 1 to inputs "
-                             "and labels; if it is padding, say so by giving vocab_size")
+            raise ValueError("0 means padding, yet is between tokens: add 1, or give vocab_size")
         L, W = both.shape[1], math.isqrt(both.shape[1])  # a square number of cells is a grid
         return cls(**dict(vocab_size=both.max() + 1, seq_len=L, num_puzzles=puzzles.ids.max() + 1,
             puzzle_tokens=1, mixer="attention", columns=W * (W * W == L), heads=2, dim=64, n=1, T=1,
@@ -118,32 +118,35 @@ class Config:
             puzzle_weight_decay=0.1) | fields)
     def inner(self, width: int) -> int:
         """Inner width of a SwiGLU over vectors of this width."""
-        multiple = self.width_multiple
-        return math.ceil(round(self.expansion * width * 2 / 3) / multiple) * multiple
+        return math.ceil(round(self.expansion * width * 2 / 3) / (m := self.width_multiple)) * m
 # ---- 2. The model and its recursion --------------------------------------------------------------
 class TRM(nn.Module):
     """The Tiny Recursive Model. Its weights depend on config.seed and on nothing else."""
     def __init__(self, config: Config):
         super().__init__()
-        self.config, V, D = config, config.vocab_size, config.dim
+        self.config, V, D, K = config, config.vocab_size, config.dim, config.symbols
         generator = torch.Generator().manual_seed(config.seed)
-        matrix = lambda out: nn.Parameter(truncated_normal(generator, D**-0.5, out, D))
+        matrix = lambda out, k: nn.Parameter(truncated_normal(generator, (k * D)**-0.5, out, D))
         self.layers = nn.ModuleList(Layer(config, generator) for _ in range(config.layers))
-        self.token_embedding, self.output_weight = matrix(V), matrix(V)
-        # Two outputs, as in the authors' code; the second ("continue" in HRM) is not used.
-        self.q_weight = nn.Parameter(torch.zeros(2, D))
-        self.q_bias = nn.Parameter(torch.full((2,), -5.0))  # at first, never sure enough to halt
+        # NOTE(paper): each of K > 1 symbols that are alike has D features; all share weights. Among
+        # those of symbol k the vector of token k is "this", and that of any other symbol "another".
+        self.K, first, t = K, V - K, torch.arange(V)[:, None]
+        codes = torch.where(t < first, t, first + (t - first != torch.arange(K)).long())
+        self.codes = nn.Buffer(codes, persistent=False)  # (V, K): which row of these two is whose
+        self.token_embedding, self.output_weight = (matrix(min(V, first + 2), k) for k in (1, K))
+        # Two outputs, as the authors have; the second is not used. At first never sure to be right:
+        self.q_weight, self.q_bias = map(nn.Parameter, (torch.zeros(2, D), torch.full((2,), -5.0)))
         # Not nn.Parameters: the starts of y and z, random and never learned; and the puzzle table,
         # for AdamW would also move rows that a step does not touch. Sign-SGD trains it (section 5).
         self.y_init, self.z_init = (nn.Buffer(truncated_normal(generator, 1, D)) for _ in "yz")
         self.puzzle_table = nn.Buffer(torch.zeros(config.num_puzzles, D))
 
     def net(self, h: Tensor) -> Tensor:
-        """The one network: (B, L, D) -> (B, L, D)."""
-        h = h.transpose(0, 1).contiguous()  # so that mixing along the sequence is a plain product
-        for layer in self.layers:
+        """The one network: (B, L, D) -> (B, L, D). With K symbols, K D stands in the place of D."""
+        h = h.unflatten(-1, (-1, self.config.dim)).transpose(0, 1).contiguous()  # (L, B, K, D)
+        for layer in self.layers:  # sequence first: so mixing along the sequence is a plain product
             h = layer(h)
-        return h.transpose(0, 1).contiguous()
+        return h.transpose(0, 1).flatten(2).contiguous()
 
     def latent_recursion(self, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """One cycle: think n times, then answer once."""
@@ -176,20 +179,22 @@ class TRM(nn.Module):
         B, P, D = len(inputs), self.config.puzzle_tokens, self.config.dim
         # The row fills the first puzzle token. The zeros behind it are blank space to think in.
         front = F.pad(puzzle_rows, (0, (P - 1) * D)).view(B, P, D)  # P = 0 cuts the row away
-        return math.sqrt(D) * torch.cat([front, F.embedding(inputs, self.token_embedding)], 1)
+        cells = F.embedding(self.codes[inputs], self.token_embedding).flatten(2)  # (B, cells, K D)
+        return math.sqrt(D) * torch.cat([front.repeat(1, 1, self.K), cells], 1)
 
     def start(self, batch: int) -> tuple[Tensor, ...]:
         """y and z before any thought: the same two vectors at every position, (B, L, D) each."""
         dtype, L = compute_dtype(self.config, self.y_init.device), self.config.length
-        return tuple(v.to(dtype).repeat(batch, L, 1) for v in (self.y_init, self.z_init))
+        return tuple(v.to(dtype).repeat(batch, L, self.K) for v in (self.y_init, self.z_init))
 
     def output_head(self, y: Tensor) -> Tensor:
         """Logits of the cells, (B, cells, V)."""
-        return F.linear(y[:, self.config.puzzle_tokens:], self.output_weight.to(y.dtype)).float()
+        weight = self.output_weight[self.codes].flatten(1).to(y.dtype)  # (V, K D)
+        return F.linear(y[:, self.config.puzzle_tokens:], weight).float()
 
     def halt_head(self, y: Tensor) -> Tensor:
         """q (B,), the logit of "my answer is right": the first position speaks for all."""
-        return F.linear(y[:, 0].float(), self.q_weight, self.q_bias)[:, 0]
+        return F.linear(y[:, 0].float(), self.q_weight.repeat(1, self.K) / self.K, self.q_bias).T[0]
 # ---- 3. One layer of the network -----------------------------------------------------------------
 class Layer(nn.Module):
     """Mix along the sequence, by a SwiGLU or by attention, then along the features, by a SwiGLU.
@@ -203,6 +208,7 @@ class Layer(nn.Module):
         else:  # query, key and value of all heads in one, then the output
             self.mix_in, self.mix_out = matrix(3 * D, D), matrix(D, D)
         self.gate_up, self.down = matrix(2 * config.inner(D), D), matrix(D, config.inner(D))
+        self.others = matrix(D, D) if config.symbols > 1 else None
 
     def forward(self, h: Tensor) -> Tensor:
         """(L, B, D) -> (L, B, D), in the dtype of h."""
@@ -212,7 +218,9 @@ class Layer(nn.Module):
             s = torch.addmm(s, self.mix_out.to(s.dtype), F.silu(gate) * up)  # s + mix_out @ ...
             h = rms_norm(s, dim=0).view_as(h)  # this norm is along the sequence, too
         else:
-            h = rms_norm(h + self.attention(h))
+            h = rms_norm(h + self.attention(h.flatten(1, -2)).view_as(h))
+        if self.others is not None:  # NOTE(paper): where symbols meet: each sees the mean of all
+            h = rms_norm(h + F.linear(h.mean(2, keepdim=True), self.others.to(h.dtype)))
         gate, up = (F.linear(h, w) for w in self.gate_up.to(h.dtype).chunk(2))
         return rms_norm(h + F.linear(F.silu(gate) * up, self.down.to(h.dtype)))
 
@@ -241,8 +249,7 @@ def rotary(h: Tensor, config: Config) -> Tensor:
         at = at - config.puzzle_tokens
         at, pair = torch.where(pair < half, at // config.columns, at % config.columns), pair % half
     angle = (at * 10000 ** (-2 / h.shape[-1] * pair))[:, None, None]  # (L, 1, 1, d / 2)
-    cos, sin = angle.cos(), angle.sin()
-    a, b = h.float().chunk(2, -1)  # entry i turns with entry i + d / 2
+    cos, sin, (a, b) = angle.cos(), angle.sin(), h.float().chunk(2, -1)  # entry i with i + d / 2
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(h.dtype)
 
 def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
@@ -285,8 +292,7 @@ def should_halt(config: Config, q: Tensor, steps: Tensor, explore: Tensor) -> Te
     step, so that later thoughts are trained, too. `explore` (B, 2): uniform in [0, 1)."""
     at_least = 2 + (explore[:, 1] * (config.N_sup - 1)).long()
     halts = (q > 0) & ((explore[:, 0] >= config.halt_exploration) | (steps >= at_least))
-    if config.halting == "chance":
-        # NOTE(paper): after s steps 1 slot in s + 1; so steps 1, 2-3, 4-7, ... have equal shares.
+    if config.halting == "chance":  # NOTE(paper): 1 slot in s + 1; so steps 1, 2-3, 4-7 weigh alike
         halts = explore[:, 0] * (steps + 1) < 1
     return halts | (steps >= config.N_sup)
 # ---- 5. Learning rates, and sign-SGD for the puzzle table ---------------------------------------
@@ -314,8 +320,7 @@ class Puzzles:
         shapes = self.inputs.shape, self.labels.shape, self.ids.shape
         if len(shapes[0]) != 2 or shapes[1:] != (shapes[0], shapes[0][:1]) or 0 in shapes[0]:
             raise ValueError(f"inputs, labels: (N, cells), padded with 0; ids: (N,); not {shapes}")
-    def __len__(self) -> int:
-        return len(self.inputs)
+    __len__ = lambda self: len(self.inputs)
     def check(self, config: Config) -> None:
         """Raise ValueError, naming the row, unless these puzzles fit a model of this config."""
         V, cells = config.vocab_size, self.inputs.shape[1]
@@ -354,8 +359,7 @@ def train(config: Config, puzzles: Puzzles, device: torch.device | str = "cpu",
     return state.ema
 
 def progress(state: State, metrics: dict) -> None:
-    """Say how training goes, in a line that is written over: how many of the puzzles that have just
-    halted are right, after however many steps."""
+    """Say how training goes, in a line that is written over; "right" of the slots that now halt."""
     done, steps = state.step, state.model.config.steps
     if (done % 20 == 0 or done == steps) and ranks()[0] == 0:
         right = metrics["exact_accuracy"] / metrics["count"].clamp(min=1)
@@ -391,23 +395,20 @@ def refill(state: State, puzzles: Puzzles) -> Tensor:
     slots = np.arange(len(carry.ids)) + len(carry.ids) * ranks()[0]  # their numbers among all
     rng = np.random.default_rng((config.seed, state.step))
     explore = torch.from_numpy(rng.random((config.batch_size, 2))[slots]).float().to(device)
-    at = carry.halted.nonzero()[:, 0]
-    if len(at):
+    if len(at := carry.halted.nonzero()[:, 0]):
         free, at = slots[at.numpy()], at.to(device)
         fresh = puzzles.draw(state.step * config.batch_size + free, config.seed,
                              lambda k: rng.random((config.batch_size, k))[free])
-        carry.y[at], carry.z[at] = state.model.start(len(at))
+        carry.y[at], carry.z[at], carry.steps[at] = *state.model.start(len(at)), 0
         carry.inputs[at], carry.labels[at], carry.ids[at] = (
             torch.from_numpy(a.astype(np.int64)).to(device) for a in fresh)
-        carry.steps[at] = 0
     return explore
 
 def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict]:
     """One step of every slot; leaves gradients in the parameters. Returns that of the puzzle rows,
     (B, D), and this process's metrics: losses divided by the global batch size, and sums for the
     puzzles that have just halted, to be divided by `count`."""
-    model, carry, config = state.model, state.carry, state.model.config
-    sums: Counter = Counter()
+    model, carry, config, sums = state.model, state.carry, state.model.config, Counter[str]()
     rows = model.puzzle_table[carry.ids].requires_grad_()
     size = config.micro_batch or len(rows)
     for s in (slice(i, i + size) for i in range(0, len(rows), size)):  # once, if memory allows
@@ -435,8 +436,7 @@ def update(state: State, puzzle_grads: Tensor) -> None:
         for p in model.parameters():
             dist.all_reduce(p.grad)
         ids, puzzle_grads = (torch.cat(dist.nn.all_gather(t)) for t in (ids, puzzle_grads))
-    factor = lr_factor(config, state.step)
-    state.optimizer.param_groups[0]["lr"] = config.lr * factor
+    state.optimizer.param_groups[0]["lr"] = config.lr * (factor := lr_factor(config, state.step))
     state.optimizer.step()
     state.optimizer.zero_grad()
     puzzle_sign_sgd(model.puzzle_table, ids, puzzle_grads, config.puzzle_lr * factor,

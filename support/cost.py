@@ -31,13 +31,13 @@ TRAVELS = {"mlp": (4.0, 1.5), "attention": (7.6, 1.75)}
 def products(config: Config) -> tuple[float, float]:
     """FLOPs of the matrix products of one optimizer step, forward calls + 2 x the calls with
     gradient: those along the features, and those along the sequence."""
-    L, D, inner = config.length, config.dim, config.inner
+    L, D, K, inner = config.length, config.dim, config.symbols, config.inner
     if config.mixer == "mlp":
-        features, sequence = 0, 2 * D * 3 * L * inner(L)
+        features, sequence = 0, 2 * K * D * 3 * L * inner(L)
     else:
-        features, sequence = 2 * L * 4 * D * D, 4 * L * L * D
-    features += 2 * L * 3 * D * inner(D)
-    heads = 2 * config.seq_len * D * config.vocab_size
+        features, sequence = 2 * K * L * 4 * D * D, 4 * K * L * L * D
+    features += 2 * L * (3 * K * D * inner(D) + (K > 1) * D * D)
+    heads = 2 * config.seq_len * K * D * config.vocab_size
     calls = config.batch_size * (config.T + 2) * (config.n + 1)
     return (calls * config.layers * features + 3 * config.batch_size * heads,
             calls * config.layers * sequence)
@@ -52,7 +52,7 @@ def numbers_per_call(config: Config) -> int:
     """Numbers that one call of the network makes on the way, for one puzzle."""
     L, D = config.length, config.dim
     mix = 3 * config.inner(L) * D if config.mixer == "mlp" else 5 * L * D
-    return config.layers * (mix + 3 * L * config.inner(D))
+    return config.layers * config.symbols * (mix + 3 * L * config.inner(D))
 
 
 def seconds_per_step(config: Config, gpus: int) -> tuple[float, float]:
@@ -71,17 +71,19 @@ def hours(config: Config, gpus: int) -> tuple[float, float]:
 
 
 def shapes(config: Config) -> dict[str, tuple[int, int]]:
-    """The four matrices of one layer, (out, in)."""
+    """The matrices of one layer, (out, in)."""
     L, D, inner = config.length, config.dim, config.inner
     mlp = dict(mix_in=(2 * inner(L), L), mix_out=(L, inner(L)))
     mix = mlp if config.mixer == "mlp" else dict(mix_in=(3 * D, D), mix_out=(D, D))
-    return dict(**mix, gate_up=(2 * inner(D), D), down=(D, inner(D)))
+    others = dict(others=(D, D)) if config.symbols > 1 else {}
+    return dict(**mix, gate_up=(2 * inner(D), D), down=(D, inner(D)), **others)
 
 
 def parameters(config: Config) -> int:
     """Trained numbers of the network, without the puzzle table, and without making them."""
     layer, D = sum(out * k for out, k in shapes(config).values()), config.dim
-    return config.layers * layer + 2 * config.vocab_size * D + 2 * D + 2
+    rows = config.vocab_size - (config.symbols - 2) * (config.symbols > 1)
+    return config.layers * layer + 2 * rows * D + 2 * D + 2
 
 
 def dry_run(config: Config, gpus: int, price: float) -> None:
@@ -254,7 +256,8 @@ def bench(config: Config, device: torch.device, name: str, seconds: float, gpus:
                 ready = time.perf_counter() - begun
         peak = max(peak, matmul_peak(config, device))  # before and after: clocks change
         lines.append((how, float(np.median(times[3:])), ready, memory_used(device)))
-    say(f"bench     {name}: {config.mixer} mixer, {config.length} positions, D {config.dim}, n "
+    width = f"{config.symbols} x " * (config.symbols > 1) + str(config.dim)
+    say(f"bench     {name}: {config.mixer} mixer, {config.length} positions, D {width}, n "
         f"{config.n}, T {config.T}, batch {config.batch_size}, {dtype_name(config, device)} on "
         f"{describe_device(device)}{threads(device)}\n"
         f"matmul    {peak / 1e9:,.0f} GFLOP/s, the best of the network's own products")
@@ -279,7 +282,7 @@ def matmul_peak(config: Config, device: torch.device) -> float:
     rates = []
     for name, (out, fan_in) in shapes(config).items():
         along_sequence = config.mixer == "mlp" and name.startswith("mix")
-        columns = B * D if along_sequence else B * L
+        columns = B * (D if along_sequence else L) * (1 if name == "others" else config.symbols)
         weight, h = torch.randn(out, fan_in), torch.randn(fan_in, columns)
         # Features last, as in F.linear; the mixing along the sequence multiplies from the left.
         product = (weight, h) if along_sequence else (h.T.contiguous(), weight.T)
