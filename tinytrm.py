@@ -56,7 +56,7 @@ class Config:
     symbols: int = 1  # K; if more, the last K tokens are alike, as Sudoku's digits; see TRM.codes
     # the network
     mixer: Literal["mlp", "attention"] = "mlp"  # what mixes positions; mlp for small fixed grids
-    dim: int = 512  # D, width of every feature vector
+    dim: int = 512  # D, width of a feature vector; with symbols, of each one's: K D at a position
     layers: int = 2  # of the one network
     heads: int = 8  # of attention
     columns: int = 0  # of the grid, for attention: positions by row and column; 0: in one row
@@ -91,9 +91,9 @@ class Config:
             value, choices = getattr(self, name), get_args(kind)  # those of a Literal
             if isinstance(value, np.generic):
                 setattr(self, name, value := value.item())  # a plain number, for `save`
-            zero = "puzzle_tokens micro_batch warmup seed columns".split()
+            zero, V = "puzzle_tokens micro_batch warmup seed columns".split(), self.vocab_size
             least = int(kind is int and name not in zero)
-            most = dict(halt_exploration=1, ema=1, symbols=self.vocab_size - 1).get(name, 2**60)
+            most = dict(halt_exploration=1, ema=1).get(name, 2**60 if name != "symbols" else V - 1)
             if not (value in choices or not choices and isinstance(value, (int, kind))
                     and least <= value <= most):
                 want = choices or f"{kind.__name__} in {least}..{most}"
@@ -105,10 +105,10 @@ class Config:
     def for_data(cls, puzzles: Puzzles, **fields) -> Config:
         """For data of one's own, a few minutes on two CPU cores; `fields` override. Why these, and
         what to change when: docs/your_data.md. Raises ValueError where 0 seems to be a value."""
-        both = np.concatenate([puzzles.inputs, puzzles.labels])
+        both = np.concatenate([puzzles.inputs, puzzles.labels]).astype(int)
         before, after = (np.maximum.accumulate(t != 0, 1) for t in (both, both[:, ::-1]))
         if ((both == 0) & before & after[:, ::-1]).any() and "vocab_size" not in fields:
-            raise ValueError("0 means padding, yet is between tokens: add 1, or give vocab_size")
+            raise ValueError("0 is padding but between tokens: add 1 to all, or give vocab_size")
         L, W = both.shape[1], math.isqrt(both.shape[1])  # a square number of cells is a grid
         return cls(**dict(vocab_size=both.max() + 1, seq_len=L, num_puzzles=puzzles.ids.max() + 1,
             puzzle_tokens=1, mixer="attention", columns=W * (W * W == L), heads=2, dim=64, n=1, T=1,
@@ -126,14 +126,14 @@ class TRM(nn.Module):
         super().__init__()
         self.config, V, D, K = config, config.vocab_size, config.dim, config.symbols
         generator = torch.Generator().manual_seed(config.seed)
-        matrix = lambda out, k: nn.Parameter(truncated_normal(generator, (k * D)**-0.5, out, D))
+        matrix = lambda out, m: nn.Parameter(truncated_normal(generator, (m * D)**-0.5, out, D))
         self.layers = nn.ModuleList(Layer(config, generator) for _ in range(config.layers))
-        # NOTE(paper): each of K > 1 symbols that are alike has D features; all share weights. Among
-        # those of symbol k the vector of token k is "this", and that of any other symbol "another".
+        # NOTE(paper): K > 1 symbols have D features each at a position, and share all weights. For
+        # its own token, first + k, symbol k has a row "this", and for other symbols' one "another".
         self.K, first, t = K, V - K, torch.arange(V)[:, None]
         codes = torch.where(t < first, t, first + (t - first != torch.arange(K)).long())
-        self.codes = nn.Buffer(codes, persistent=False)  # (V, K): which row of these two is whose
-        self.token_embedding, self.output_weight = (matrix(min(V, first + 2), k) for k in (1, K))
+        self.codes = nn.Buffer(codes, persistent=False)  # (V, K), rows of the next two
+        self.token_embedding, self.output_weight = (matrix(min(V, first + 2), m) for m in (1, K))
         # Two outputs, as the authors have; the second is not used. At first never sure to be right:
         self.q_weight, self.q_bias = map(nn.Parameter, (torch.zeros(2, D), torch.full((2,), -5.0)))
         # Not nn.Parameters: the starts of y and z, random and never learned; and the puzzle table,
@@ -142,7 +142,7 @@ class TRM(nn.Module):
         self.puzzle_table = nn.Buffer(torch.zeros(config.num_puzzles, D))
 
     def net(self, h: Tensor) -> Tensor:
-        """The one network: (B, L, D) -> (B, L, D). With K symbols, K D stands in the place of D."""
+        """The one network: (B, L, D) -> (B, L, D). With symbols read K D for D, here and below."""
         h = h.unflatten(-1, (-1, self.config.dim)).transpose(0, 1).contiguous()  # (L, B, K, D)
         for layer in self.layers:  # sequence first: so mixing along the sequence is a plain product
             h = layer(h)
@@ -208,19 +208,19 @@ class Layer(nn.Module):
         else:  # query, key and value of all heads in one, then the output
             self.mix_in, self.mix_out = matrix(3 * D, D), matrix(D, D)
         self.gate_up, self.down = matrix(2 * config.inner(D), D), matrix(D, config.inner(D))
-        self.others = matrix(D, D) if config.symbols > 1 else None
+        self.meet = matrix(D, D) if config.symbols > 1 else None
 
     def forward(self, h: Tensor) -> Tensor:
-        """(L, B, D) -> (L, B, D), in the dtype of h."""
+        """(L, B, K, D) -> the same, in the dtype of h; K is 1 without symbols."""
         if self.config.mixer == "mlp":
-            s = h.flatten(1)  # (L, B * D): features and puzzles side by side, all mixed alike
+            s = h.flatten(1)  # (L, B * K * D): features and puzzles side by side, all mixed alike
             gate, up = (w @ s for w in self.mix_in.to(s.dtype).chunk(2))
             s = torch.addmm(s, self.mix_out.to(s.dtype), F.silu(gate) * up)  # s + mix_out @ ...
             h = rms_norm(s, dim=0).view_as(h)  # this norm is along the sequence, too
         else:
-            h = rms_norm(h + self.attention(h.flatten(1, -2)).view_as(h))
-        if self.others is not None:  # NOTE(paper): where symbols meet: each sees the mean of all
-            h = rms_norm(h + F.linear(h.mean(2, keepdim=True), self.others.to(h.dtype)))
+            h = rms_norm(h + self.attention(h.flatten(1, 2)).view_as(h))  # each symbol by itself
+        if self.meet is not None:  # NOTE(paper): where the symbols meet, each sees the mean of all
+            h = rms_norm(h + F.linear(h.mean(2, keepdim=True), self.meet.to(h.dtype)))
         gate, up = (F.linear(h, w) for w in self.gate_up.to(h.dtype).chunk(2))
         return rms_norm(h + F.linear(F.silu(gate) * up, self.down.to(h.dtype)))
 

@@ -126,6 +126,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
         config = PRESETS[args.preset].config
         if config.columns and "seq_len" in given:
             given.setdefault("columns", math.isqrt(given["seq_len"]))  # a square of another size
+        if config.symbols > 1 and "vocab_size" in given:
+            given.setdefault("symbols", given["vocab_size"] - 2)  # the digits of another Sudoku
         config = dataclasses.replace(config, **given)
         if not config.expansion > 0:
             raise ValueError(f"expansion must be above 0, not {config.expansion}")

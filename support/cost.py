@@ -75,8 +75,8 @@ def shapes(config: Config) -> dict[str, tuple[int, int]]:
     L, D, inner = config.length, config.dim, config.inner
     mlp = dict(mix_in=(2 * inner(L), L), mix_out=(L, inner(L)))
     mix = mlp if config.mixer == "mlp" else dict(mix_in=(3 * D, D), mix_out=(D, D))
-    others = dict(others=(D, D)) if config.symbols > 1 else {}
-    return dict(**mix, gate_up=(2 * inner(D), D), down=(D, inner(D)), **others)
+    meet = dict(meet=(D, D)) if config.symbols > 1 else {}
+    return dict(**mix, gate_up=(2 * inner(D), D), down=(D, inner(D)), **meet)
 
 
 def parameters(config: Config) -> int:
@@ -282,7 +282,7 @@ def matmul_peak(config: Config, device: torch.device) -> float:
     rates = []
     for name, (out, fan_in) in shapes(config).items():
         along_sequence = config.mixer == "mlp" and name.startswith("mix")
-        columns = B * (D if along_sequence else L) * (1 if name == "others" else config.symbols)
+        columns = B * (D if along_sequence else L) * (1 if name == "meet" else config.symbols)
         weight, h = torch.randn(out, fan_in), torch.randn(fan_in, columns)
         # Features last, as in F.linear; the mixing along the sequence multiplies from the left.
         product = (weight, h) if along_sequence else (h.T.contiguous(), weight.T)

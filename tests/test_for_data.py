@@ -51,7 +51,7 @@ def test_a_square_number_of_cells_is_taken_for_a_grid(cells, columns):
     ([[1, 2, 2, 1], [2, 0, 0, 1]], [[1, 1, 1, 1], [1, 1, 1, 1]]),
 ])
 def test_zero_as_a_value_is_refused(inputs, labels):
-    with pytest.raises(ValueError, match="padding: add 1 to inputs and labels"):
+    with pytest.raises(ValueError, match="add 1 to all, or give vocab_size"):
         Config.for_data(Puzzles(inputs, labels))
     assert Config.for_data(Puzzles(inputs, labels), vocab_size=5).vocab_size == 5  # meant so
 

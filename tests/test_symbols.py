@@ -54,7 +54,7 @@ def test_the_network_symbol_by_symbol(mixer):
         h = torch.randn(3, 11, K * D)
         mine, parts = model.net(h), list(h.chunk(K, -1))
         for layer, other in zip(model.layers, plain.layers):
-            other.load_state_dict({k: v for k, v in layer.state_dict().items() if k != "others"})
+            other.load_state_dict({k: v for k, v in layer.state_dict().items() if k != "meet"})
             met = []
             for t in parts:  # up to the meeting, which is before the SwiGLU of the features
                 if mixer == "mlp":
@@ -64,7 +64,7 @@ def test_the_network_symbol_by_symbol(mixer):
                 else:
                     met.append(rms(t + other.attention(t.transpose(0, 1)).transpose(0, 1)))
             mean = sum(met) / K
-            parts = [rms(t + mean @ layer.others.T) for t in met]
+            parts = [rms(t + mean @ layer.meet.T) for t in met]
             for i, t in enumerate(parts):
                 gate, up = (t @ other.gate_up.T).chunk(2, -1)
                 parts[i] = rms(t + (F.silu(gate) * up) @ other.down.T)
@@ -90,7 +90,7 @@ def test_vectors_of_the_tokens():
 def test_one_symbol_is_the_papers_model():
     model = TRM(Config())
     assert sum(p.numel() for p in model.parameters()) == 5_028_866
-    assert torch.equal(model.codes, torch.arange(11)[:, None]) and model.layers[0].others is None
+    assert torch.equal(model.codes, torch.arange(11)[:, None]) and model.layers[0].meet is None
     assert "codes" not in model.state_dict()
 
 

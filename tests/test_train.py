@@ -228,6 +228,13 @@ def test_rows_and_columns_follow_the_size_of_the_grid():
     assert columns("maze", "--seq_len", "100") == 0
 
 
+def test_symbols_follow_the_number_of_digits():
+    symbols = lambda *words: train.parse_args(["--preset", *words])[1].symbols
+    assert symbols("sudoku9") == 9 and symbols("sudoku9", "--vocab_size", "8") == 6
+    assert symbols("sudoku9", "--vocab_size", "8", "--symbols", "1") == 1
+    assert symbols("sudoku6", "--vocab_size", "11") == 1
+
+
 def test_maze_the_whole_way(tmp_path):
     inputs, labels = maze.generate(30, 6, min_path=8, seed=0)
     maze.write_csv(tmp_path / "train.csv", inputs[:20], labels[:20])
@@ -393,3 +400,15 @@ def test_curves(tmp_path):
     assert plot_curves.read_run(out, 0.5)[:, 0].tolist() == [5.0, 10.0]
     assert plot_curves.main([picture]) == 2
     assert plot_curves.main([picture, f"none={tmp_path}/nothing-*"]) == 2
+
+
+def test_a_picture_of_accuracy_against_flops(tmp_path):
+    sys.path.insert(0, str(ROOT / "docs"))
+    import plot_flops
+
+    table = tmp_path / "flops.csv"
+    table.write_text("recipe,pflop,exact,source\na,2,30,x\npublished,9,80,x\na,0.5,10,x\n")
+    assert plot_flops.read(table) == {"a": [(0.5, 10.0), (2.0, 30.0)], "published": [(9.0, 80.0)]}
+    assert plot_flops.main([str(tmp_path / "flops.png"), str(table)]) == 0
+    assert (tmp_path / "flops.png").read_bytes()[:4] == b"\x89PNG"
+    assert plot_flops.main([str(table)]) == 2
