@@ -246,7 +246,8 @@ def test_a_puzzle_needs_no_data(tmp_path):
     out, err = process(*words, "--picture", "a.png", "--gif", "a.gif", cwd=tmp_path)
     assert err == "" and f"answer    {ANSWER}\n" in out and "a valid solution" in out
     assert " .  4  . | .  .  5 " in out and "step 1: 10 wrong" in out and "5x" in out
-    assert re.findall(r"q = (-?[\d.]+)", out)[0] == "-1.02" and "\x1b" not in out
+    first = float(re.findall(r"q = (-?[\d.]+)", out)[0])  # processors round differently
+    assert first == pytest.approx(-1.02, abs=0.05) and "\x1b" not in out
     said = json.loads(program(*words, "--json", "--steps", 5)[0])
     assert (said["puzzle"], said["answer"], said["valid"]) == (PUZZLE, ANSWER, True)
     assert len(said["q"]) == len(said["answers"]) == len(said["wrong"]) == said["steps"] == 5
