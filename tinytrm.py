@@ -249,7 +249,7 @@ def rotary(h: Tensor, config: Config) -> Tensor:
         at = at - config.puzzle_tokens
         at, pair = torch.where(pair < half, at // config.columns, at % config.columns), pair % half
     angle = (at * 10000 ** (-2 / h.shape[-1] * pair))[:, None, None]  # (L, 1, 1, d / 2)
-    cos, sin, (a, b) = angle.cos(), angle.sin(), h.float().chunk(2, -1)  # entry i with i + d / 2
+    cos, sin, (a, b) = angle.cos(), angle.sin(), h.float().chunk(2, -1)  # pairs: i, i + d / 2
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(h.dtype)
 
 def compute_dtype(config: Config, device: torch.device) -> torch.dtype:

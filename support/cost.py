@@ -82,7 +82,7 @@ def shapes(config: Config) -> dict[str, tuple[int, int]]:
 def parameters(config: Config) -> int:
     """Trained numbers of the network, without the puzzle table, and without making them."""
     layer, D = sum(out * k for out, k in shapes(config).values()), config.dim
-    rows = config.vocab_size - (config.symbols - 2) * (config.symbols > 1)
+    rows = min(config.vocab_size, config.vocab_size - config.symbols + 2)  # as in TRM
     return config.layers * layer + 2 * rows * D + 2 * D + 2
 
 

@@ -45,8 +45,8 @@ PRESETS = {
     "sudoku6": Preset("sudoku", Config(**{**_laptop, "T": 1, "ema": 0.99}, seq_len=36, vocab_size=8,
                                        dim=64, n=2, batch_size=48, steps=1200, lr=6e-3,
                                        loss="softmax")),
-    # Every digit has its own features, and all share the weights. More steps learn the training
-    # puzzles by heart: docs/experiments.md.
+    # Every digit has its own features, and all share the weights. It begins to learn its training
+    # puzzles by heart; more steps make that worse: docs/experiments.md.
     "sudoku9": Preset("sudoku", Config(**{**_laptop, "T": 1, "ema": 0.998, "warmup": 200},
                                        symbols=9, dim=32, expansion=2.0, n=3, batch_size=32,
                                        steps=9000, lr=4e-3, loss="softmax")),
