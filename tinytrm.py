@@ -429,12 +429,12 @@ def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict]:
 
 @torch.no_grad()
 def update(state: State, puzzle_grads: Tensor) -> None:
-    """Sum the gradients of all processes; then each makes the same steps of AdamW, of the puzzle
-    table and of the averaged weights."""
+    """Sum the gradients of all processes, as one message (one each cost a laptop a fifth of its
+    speed); then each makes the same steps of AdamW, puzzle table and averaged weights."""
     model, config, ids = state.model, state.model.config, state.carry.ids
     if ranks()[1] > 1:
-        for p in model.parameters():
-            dist.all_reduce(p.grad)
+        dist.all_reduce(flat := nn.utils.parameters_to_vector(p.grad for p in model.parameters()))
+        nn.utils.vector_to_parameters(flat, (p.grad for p in model.parameters()))
         ids, puzzle_grads = (torch.cat(dist.nn.all_gather(t)) for t in (ids, puzzle_grads))
     state.optimizer.param_groups[0]["lr"] = config.lr * (factor := lr_factor(config, state.step))
     state.optimizer.step()

@@ -27,7 +27,7 @@ from typing import get_type_hints
 import tinytrm
 from support import cost
 from support.checkpoints import read_checkpoint, save_model
-from support.console import MOST, Parser, amount, count, count_or_none, guarded, say, signals
+from support.console import MOST, Parser, amount, count, count_or_none, guarded, say, share, signals
 from support.folders import check_folder, entered
 from support.monitor import Monitor, Schedule, start_metrics
 from support.presets import PRESETS
@@ -60,6 +60,8 @@ def parser() -> Parser:
                    "symmetric copies of training ones")
     p.add_argument("--augment_mazes", action="store_true", help="train on turned and mirrored "
                    "mazes too; their labelled paths are then seldom those of the label rule")
+    p.add_argument("--hints", type=share, metavar="SHARE", help="Sudoku: each training copy shows "
+                   "up to so much more of the solution, 0 to 1 (default: the preset's)")
     p.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile the "
                    "network: same mathematics, faster after a minute (default: on CUDA)")
@@ -144,6 +146,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
     p.useless(args, "num_puzzles", "here: the data decides")
     if kind != "maze":
         p.useless(args, "augment_mazes", f"for {kind}")
+    if kind != "sudoku":
+        p.useless(args, "hints", f"for {kind}")
     if config.mixer == "mlp":
         p.useless(args, "heads columns", "with --mixer mlp")
     for how in ("dry_run", "rehearse", "bench"):
@@ -212,7 +216,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
 
 def prepare(args: argparse.Namespace, config: Config) -> Task:
     """The puzzles, none held out that is trained on. Raises ValueError."""
-    task = open_task(args.preset, config, args.data, args.augment_mazes)
+    task = open_task(args.preset, config, args.data, args.augment_mazes, args.hints)
     if task.test is None:
         return task
     every, task.test = len(task.test), sample(task.test, args.eval_puzzles or 1000)
@@ -275,6 +279,8 @@ def headline(task: Task, state: State) -> str:
     held = f"{len(task.test):,} held out" if task.test else f"{len(task.corpus.asked)} tasks asked"
     lines = [f"model     {parameters:,} parameters{table}, {config.mixer} mixer, {where}",
              f"data      {len(task.train):,} training examples, {held}: {task.about['data']}"]
+    if hints := task.about.get("hints"):
+        lines.append(f"          training copies show up to {hints:.0%} of their empty cells")
     r, c = task.about.get("box") or (0, 0)
     if r != c:
         lines.append(f"          boxes of {r} rows and {c} columns taken for granted")

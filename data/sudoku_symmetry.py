@@ -65,15 +65,20 @@ def _moved(grids, cells, names):
     return np.take_along_axis(names, np.take_along_axis(grids, cells, 1), 1)
 
 
-def augment(inputs: np.ndarray, labels: np.ndarray, random: Random,
-            box: Box = (2, 3)) -> tuple[np.ndarray, np.ndarray]:
+def augment(inputs: np.ndarray, labels: np.ndarray, random: Random, box: Box = (2, 3),
+            hints: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """A random symmetric copy of every puzzle: inputs, labels (B, L) -> the same shapes, uint8.
 
     `random(k)` gives fresh numbers (B, k), uniform in [0, 1), row i for puzzle i. Every symmetry is
-    equally likely.
+    equally likely. hints: each empty cell is shown with a chance that is drawn for each copy, from
+    0 to `hints`. The solution stays the only one, and no two copies ask the same question.
     """
     cells, names = _symmetries(len(inputs), random, box)
-    return _moved(inputs, cells, names), _moved(labels, cells, names)
+    inputs, labels = _moved(inputs, cells, names), _moved(labels, cells, names)
+    if hints:
+        shown = random(inputs.shape[1]) < hints * random(1)
+        inputs = np.where((inputs == 1) & (labels > 0) & shown, labels, inputs)
+    return inputs, labels
 
 
 def disguise(inputs: np.ndarray, random: Random, box: Box = (2, 3)
@@ -88,11 +93,11 @@ def disguise(inputs: np.ndarray, random: Random, box: Box = (2, 3)
     return _moved(inputs, cells, names), restore
 
 
-def augmenter(box: Box) -> Augment:
+def augmenter(box: Box, hints: float = 0.0) -> Augment:
     """The `augment` argument of `tinytrm.Puzzles` for this box; picklable."""
     r, c = box
     geometry(box)
-    return functools.partial(augment, box=(r, c))
+    return functools.partial(augment, box=(r, c), hints=hints)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from support.processes import agree
 from tinytrm import TRM, State, ranks
 
 MAY_CHANGE = ("steps", "micro_batch", "eval_steps")  # fields of Config, from one part to the next
-SAME_DATA = ("kind", "sha256", "split", "augmented")  # entries of Task.about, which may not
+# Entries of Task.about, which may not: the last is missing from older checkpoints.
+SAME_DATA = ("kind", "sha256", "split", "augmented", "hints")
 
 
 def write_checkpoint(out: Path, state: State, **extra: Any) -> None:
@@ -169,9 +170,10 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
         raise ValueError(f"{folder}: made with another config ({', '.join(differ)}); give the same "
                          "flags, or another --out")
     was = about_of(ema)
-    if about and was and any(about.get(k) != was.get(k) for k in SAME_DATA):
+    if about and was and any((about.get(k) or 0) != (was.get(k) or 0) for k in SAME_DATA):
         raise ValueError(f"{folder}: trained on other puzzles ({was.get('data')}) than these "
-                         f"({about.get('data')}); give the same --data, or another --out")
+                         f"({about.get('data')}), or with other hints; give the same --data and "
+                         "--hints, or another --out")
     if step > state.model.config.steps:
         raise ValueError(f"{folder}: is at step {step:,}, beyond --steps "
                          f"{state.model.config.steps}")

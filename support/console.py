@@ -54,6 +54,11 @@ def amount(text: str) -> float:
     return _number(float, text, 0, 1e9)
 
 
+def share(text: str) -> float:
+    """A flag's value: a number from 0 to 1."""
+    return _number(float, text, 0, 1)
+
+
 def _number(kind: type, text: str, least: float, most: float) -> Any:
     what = "a whole number" if kind is int else "a number"
     try:

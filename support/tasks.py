@@ -63,13 +63,16 @@ def sample(puzzles: Puzzles, count: int) -> Puzzles:
     return Puzzles(puzzles.inputs[rows], puzzles.labels[rows], puzzles.ids[rows], puzzles.augment)
 
 
-def open_task(preset: str, config: Config, data: Path | None, augment_mazes: bool = False) -> Task:
-    """The task of a preset, for training. Raises ValueError or OSError with one line."""
-    kind, _, corpus, arc_copies = PRESETS[preset]
+def open_task(preset: str, config: Config, data: Path | None, augment_mazes: bool = False,
+              hints: float | None = None) -> Task:
+    """The task of a preset, for training. hints: as in data.sudoku.augment (default: the preset's).
+    Raises ValueError or OSError with one line."""
+    kind, _, corpus, arc_copies, usual = PRESETS[preset]
     if kind == "arc":
         task = _open_arc(corpus, config, data, arc_copies)
     else:
-        task = _open_grids(kind, config, data, kind == "sudoku" or augment_mazes)
+        task = _open_grids(kind, config, data, kind == "sudoku" or augment_mazes,
+                           usual if hints is None else hints)
     _check(task, task.train, task.test)
     return task
 
@@ -147,7 +150,7 @@ def read_grids(kind: str, path: Path, box: list[int] | None = None
     return inputs, labels, {name: partial(f, box=shape) for name, f in looks.items()}
 
 
-def _open_grids(kind: str, config: Config, data: Path | None, augment: bool) -> Task:
+def _open_grids(kind: str, config: Config, data: Path | None, augment: bool, hints: float) -> Task:
     """A Task of a folder with train.csv and test.csv, or of one CSV: a tenth is held out."""
     side = side_of(config.seq_len)
     box = sudoku.default_box(side) if kind == "sudoku" else None
@@ -172,8 +175,8 @@ def _open_grids(kind: str, config: Config, data: Path | None, augment: bool) -> 
         held = _held_out(len(x), config.seed)
         x, y, x_test, y_test = x[~held], y[~held], x[held], y[held]
     about = dict(kind=kind, data=_portable(data or train.parent), sha256=sha256(train),
-                 split=split, augmented=augment, box=list(box) if box else None)
-    symmetries = sudoku.augmenter(box) if box else maze.augment
+                 split=split, augmented=augment, hints=hints, box=list(box) if box else None)
+    symmetries = sudoku.augmenter(box, hints) if box else maze.augment
     return Task(kind, config, Puzzles(x, y, augment=symmetries if augment else None),
                 Puzzles(x_test, y_test), about, **looks)
 
