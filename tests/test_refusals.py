@@ -53,7 +53,10 @@ def test_values_out_of_range(name, flag, refused):
     (["--out", "/dev/null"], "is a file"),
     (["--record", "/dev/null/x"], "--record /dev/null: is a file"),
     (["--dry-run", "--bench"], "not allowed with"),
+    (["--hints", 1.5], "from 0 to 1"), (["--hints", "nan"], "from 0 to 1"),
     # flags that would do nothing
+    (["--preset", "arc-mini", "--hints", 0.3], "does nothing for arc"),
+    (["--preset", "maze-mini", "--hints", 0.3], "does nothing for maze"),
     (["--eval_copies", 3], "does nothing for sudoku"), (["--augment_mazes"], "for sudoku"),
     (["--num_puzzles", 7], "data decides"), (["--heads", 4], "with --mixer mlp"),
     (["--gpus", 3], "without --dry-run"), (["--bench_seconds", 3], "without --bench"),
@@ -177,6 +180,7 @@ def test_a_refused_resumption_moves_nothing(trained, csv_folder, refused):
     before, older = tree(out), sorted(out.glob("checkpoint-*"))[0]
     words = ["--data", csv_folder, "--out", out, "--overwrite", "--resume", older, *SMALL]
     assert "another config (lr" in refused("train.py", *words, "--lr", 1)
+    assert "other hints" in refused("train.py", *words, "--hints", 0.3)
     words[1] = csv_folder / "test.csv"
     assert "trained on other puzzles" in refused("train.py", *words)
     assert tree(out) == before

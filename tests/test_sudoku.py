@@ -382,10 +382,27 @@ def test_augment_keeps_puzzle_and_answer_together(minimal, box):
     assert sudoku.canonical(new_inputs, box) == sudoku.canonical(inputs, box)
 
 
-def test_augment_leaves_padding_and_unlabelled_alone():
+@pytest.mark.parametrize("box", BOXES)
+def test_hints_show_more_of_the_same_puzzle(minimal, box):
+    """The copy is the one without hints but for cells of its solution; how many differs, up to the
+    given share; never the same question twice."""
+    inputs, labels = (np.repeat(a, 40, 0) for a in minimal[box])
+    bare, answers = sudoku.augmenter(box)(inputs, labels, draws(len(inputs), seed=3))
+    shown, again = sudoku.augmenter(box, hints=0.5)(inputs, labels, draws(len(inputs), seed=3))
+    assert (again == answers).all() and shown.dtype == np.uint8
+    new = shown != bare
+    assert (bare[new] == 1).all() and (shown[new] == answers[new]).all()
+    share = new.sum(1) / (bare == 1).sum(1)
+    assert abs(share.mean() - 0.25) < 0.02 and share.min() < 0.05 and share.max() > 0.45
+    few = sudoku.augmenter(box, hints=1e-9)(inputs, labels, draws(len(inputs), seed=3))
+    assert (few[0] == bare).all()
+
+
+@pytest.mark.parametrize("hints", [0.0, 1.0])
+def test_augment_leaves_padding_and_unlabelled_alone(hints):
     inputs, labels = np.zeros((4, 36), np.uint8), np.zeros((4, 36), np.uint8)
     inputs[:, 0] = 1
-    new_inputs, new_labels = sudoku.augment(inputs, labels, draws(4, seed=1), (2, 3))
+    new_inputs, new_labels = sudoku.augment(inputs, labels, draws(4, seed=1), (2, 3), hints)
     assert (np.sort(new_inputs) == np.sort(inputs)).all() and not new_labels.any()
 
 
@@ -433,7 +450,7 @@ def test_augment_treats_rows_of_a_batch_independently(minimal):
 
 def test_augmenter_can_be_pickled(minimal):
     inputs, labels = minimal[2, 3]
-    function = sudoku.augmenter((2, 3))
+    function = sudoku.augmenter((2, 3), hints=0.5)
     twin = pickle.loads(pickle.dumps(function))
     results = (f(inputs, labels, draws(30, seed=9)) for f in (function, twin))
     assert all((a == b).all() for a, b in zip(*results))
