@@ -92,7 +92,7 @@ class Config:
             if isinstance(value, np.generic):
                 setattr(self, name, value := value.item())  # a plain number, for `save`
             zero, V = "puzzle_tokens micro_batch warmup seed columns".split(), self.vocab_size
-            least = int(kind is int and name not in zero)
+            least = (kind is int and name not in zero) + (name == "vocab_size")
             most = dict(halt_exploration=1, ema=1).get(name, 2**60 if name != "symbols" else V - 1)
             if not (value in choices or not choices and isinstance(value, (int, kind))
                     and least <= value <= most):
@@ -110,12 +110,12 @@ class Config:
         if ((both == 0) & before & after[:, ::-1]).any() and "vocab_size" not in fields:
             raise ValueError("0 is padding but between tokens: add 1 to all, or give vocab_size")
         L, W = both.shape[1], math.isqrt(both.shape[1])  # a square number of cells is a grid
-        return cls(**dict(vocab_size=both.max() + 1, seq_len=L, num_puzzles=puzzles.ids.max() + 1,
-            puzzle_tokens=1, mixer="attention", columns=W * (W * W == L), heads=2, dim=64, n=1, T=1,
-            width_multiple=32, halting="chance", keep="surest", halt_weight=0.1, loss="softmax",
-            steps=6500 if puzzles.ids.any() else 4000, batch_size=max(32, min(64, 2048 // L)),
-            lr=2e-3, warmup=1000, cosine=True, ema=0.99, weight_decay=0.1, puzzle_lr=0.03,
-            puzzle_weight_decay=0.1) | fields)
+        return cls(**dict(vocab_size=both.max() + 1, num_puzzles=int(puzzles.ids.max()) + 1,
+            seq_len=L, puzzle_tokens=1, mixer="attention", columns=W * (W * W == L), heads=2, n=1,
+            T=1, dim=64, width_multiple=32, halting="chance", keep="surest", halt_weight=0.1,
+            loss="softmax", steps=6500 if puzzles.ids.any() else 4000, lr=2e-3, warmup=1000,
+            batch_size=max(32, min(64, 2048 // L)), cosine=True, ema=0.99, weight_decay=0.1,
+            puzzle_lr=0.03, puzzle_weight_decay=0.1) | fields)
     def inner(self, width: int) -> int:
         """Inner width of a SwiGLU over vectors of this width."""
         return math.ceil(round(self.expansion * width * 2 / 3) / (m := self.width_multiple)) * m

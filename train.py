@@ -60,8 +60,8 @@ def parser() -> Parser:
                    "symmetric copies of training ones")
     p.add_argument("--augment_mazes", action="store_true", help="train on turned and mirrored "
                    "mazes too; their labelled paths are then seldom those of the label rule")
-    p.add_argument("--hints", type=share, metavar="SHARE", help="Sudoku: each training copy shows "
-                   "up to so much more of the solution, 0 to 1 (default: the preset's)")
+    p.add_argument("--hints", type=share, metavar="SHARE", help="Sudoku: this share of the "
+                   "training copies show up to 60 %% more of the solution (default: the preset's)")
     p.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile the "
                    "network: same mathematics, faster after a minute (default: on CUDA)")
@@ -280,7 +280,7 @@ def headline(task: Task, state: State) -> str:
     lines = [f"model     {parameters:,} parameters{table}, {config.mixer} mixer, {where}",
              f"data      {len(task.train):,} training examples, {held}: {task.about['data']}"]
     if hints := task.about.get("hints"):
-        lines.append(f"          training copies show up to {hints:.0%} of their empty cells")
+        lines.append(f"          {hints:.0%} of the training copies show more of the solution")
     r, c = task.about.get("box") or (0, 0)
     if r != c:
         lines.append(f"          boxes of {r} rows and {c} columns taken for granted")

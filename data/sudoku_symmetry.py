@@ -16,6 +16,7 @@ import numpy as np
 from data.grid import Augment, Random, mix
 from data.sudoku_rules import Box, geometry, masks
 
+MOST_SHOWN = 0.6  # of the empty cells, in a copy with hints
 MAX_IMAGES = 4096  # images of a puzzle `canonical` may compare; one or two is usual
 
 # ------------------------------------------------------------------------------------------------
@@ -70,13 +71,15 @@ def augment(inputs: np.ndarray, labels: np.ndarray, random: Random, box: Box = (
     """A random symmetric copy of every puzzle: inputs, labels (B, L) -> the same shapes, uint8.
 
     `random(k)` gives fresh numbers (B, k), uniform in [0, 1), row i for puzzle i. Every symmetry is
-    equally likely. hints: each empty cell is shown with a chance that is drawn for each copy, from
-    0 to `hints`. The solution stays the only one, and no two copies ask the same question.
+    equally likely. hints: the share of the copies, 0 to 1, that show more of the solution: each
+    empty cell with a chance of the copy's own, up to MOST_SHOWN. The solution stays the only one,
+    and no two such copies ask the same question.
     """
     cells, names = _symmetries(len(inputs), random, box)
     inputs, labels = _moved(inputs, cells, names), _moved(labels, cells, names)
     if hints:
-        shown = random(inputs.shape[1]) < hints * random(1)
+        chance = np.where(random(1) < hints, MOST_SHOWN * random(1), 0)
+        shown = random(inputs.shape[1]) < chance
         inputs = np.where((inputs == 1) & (labels > 0) & shown, labels, inputs)
     return inputs, labels
 

@@ -35,6 +35,8 @@ def test_for_data_takes_sizes_from_the_data():
     assert config.columns == 0 and config.keep == "surest" and config.steps < Config().steps / 4
     assert Config.for_data(Puzzles(x, y, ids), dim=32, steps=7).dim == 32
     assert Config.for_data(Puzzles(x, y)).steps < config.steps  # several rules take longer
+    x, ids = np.ones((256, 12), np.uint8), np.arange(256, dtype=np.uint8)
+    assert Config.for_data(Puzzles(x, x, ids)).num_puzzles == 256  # more than the type holds
 
 
 @pytest.mark.parametrize("cells, columns", [(4, 2), (36, 6), (64, 8), (63, 0), (12, 0), (900, 30)])

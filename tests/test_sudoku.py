@@ -384,8 +384,7 @@ def test_augment_keeps_puzzle_and_answer_together(minimal, box):
 
 @pytest.mark.parametrize("box", BOXES)
 def test_hints_show_more_of_the_same_puzzle(minimal, box):
-    """The copy is the one without hints but for cells of its solution; how many differs, up to the
-    given share; never the same question twice."""
+    """The copy is the one without hints but for cells of its solution; how many differs."""
     inputs, labels = (np.repeat(a, 40, 0) for a in minimal[box])
     bare, answers = sudoku.augmenter(box)(inputs, labels, draws(len(inputs), seed=3))
     shown, again = sudoku.augmenter(box, hints=0.5)(inputs, labels, draws(len(inputs), seed=3))
@@ -393,9 +392,10 @@ def test_hints_show_more_of_the_same_puzzle(minimal, box):
     new = shown != bare
     assert (bare[new] == 1).all() and (shown[new] == answers[new]).all()
     share = new.sum(1) / (bare == 1).sum(1)
-    assert abs(share.mean() - 0.25) < 0.02 and share.min() < 0.05 and share.max() > 0.45
-    few = sudoku.augmenter(box, hints=1e-9)(inputs, labels, draws(len(inputs), seed=3))
-    assert (few[0] == bare).all()
+    assert abs(share.mean() - 0.5 * 0.3) < 0.02 and 0.5 < share.max()
+    assert 0.49 < (share == 0).mean() < 0.6, "half of them, and some with small chances"
+    every = sudoku.augmenter(box, hints=1.0)(inputs, labels, draws(len(inputs), seed=3))[0]
+    assert ((every != bare).sum(1) / (bare == 1).sum(1)).mean() > 0.27
 
 
 @pytest.mark.parametrize("hints", [0.0, 1.0])

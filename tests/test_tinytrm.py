@@ -485,7 +485,8 @@ def test_puzzles_that_do_not_fit_the_model(inputs, labels, ids, words):
 @pytest.mark.parametrize("field, value", [
     ("mixer", "conv"), ("dtype", "float16"), ("dim", 0), ("dim", 2.5), ("n", 0), ("lr", -1.0),
     ("lr", float("nan")), ("lr", float("inf")), ("lr", "1"), ("ema", -1), ("ema", 99),
-    ("halt_exploration", 7), ("batch_size", 0), ("steps", 0), ("seed", -1), ("num_puzzles", 0)])
+    ("halt_exploration", 7), ("batch_size", 0), ("steps", 0), ("seed", -1), ("num_puzzles", 0),
+    ("vocab_size", 1)])
 def test_config_refuses(field, value):
     with pytest.raises(ValueError, match=f"^{field} must be"):
         tiny(**{field: value})
