@@ -38,7 +38,10 @@ def write_record(folder: Path, name: str, out: Path, task: Task, state: State,
                             cwd=ROOT).stdout.strip() or "unknown"
     minutes = float(read_metrics(out / "metrics.csv")[-1]["seconds"]) / 60
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    fields = "\n".join(f"{k} = {v}" for k, v in dataclasses.asdict(task.config).items())
+    settings = dataclasses.asdict(task.config)
+    if hints := task.about.get("hints"):
+        settings["hints"] = hints  # of the data, not of the model
+    fields = "\n".join(f"{k} = {v}" for k, v in settings.items())
     figures = "\n".join(describe(r) for r in results if r)
     text = f"""# {name}
 

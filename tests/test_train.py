@@ -371,9 +371,11 @@ def test_checkpoints_name_data_of_the_repository_without_the_machines_paths(tmp_
 def test_record_of_a_run_cut_into_pieces(csv_folder, tmp_path):
     """`--resume auto` begins, then goes on; the record has the figures and the whole time."""
     words = ["--data", csv_folder, "--out", tmp_path / "run", "--resume", "auto", *SMALL]
+    words += ["--hints", 0.25]
     program("train.py", *words, "--steps", 10)
     stdout, _ = process("train.py", *words, "--steps", 30, "--record", tmp_path / "records")
     assert "resumed" in stdout and "trained   20 steps" in stdout
+    assert "25% of the training copies show more of the solution" in stdout
     with open(tmp_path / "records/sudoku6-seed0.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     seconds = [float(r["seconds"]) for r in rows]
@@ -382,7 +384,7 @@ def test_record_of_a_run_cut_into_pieces(csv_folder, tmp_path):
     assert f"Trained 30 steps in {seconds[-1] / 60:.1f} minutes" in text
     held_out = next(line for line in stdout.splitlines() if line.startswith("held out"))
     assert held_out in text and "rollouts         1       2       4       8" in text
-    assert "dim = 16" in text and "--record" in text
+    assert "dim = 16" in text and "--record" in text and "\nhints = 0.25\n" in text
 
 
 def test_curves(tmp_path):
