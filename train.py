@@ -60,8 +60,8 @@ def parser() -> Parser:
                    "symmetric copies of training ones")
     p.add_argument("--augment_mazes", action="store_true", help="train on turned and mirrored "
                    "mazes too; their labelled paths are then seldom those of the label rule")
-    p.add_argument("--hints", type=share, metavar="SHARE", help="Sudoku: this share of the "
-                   "training copies show up to 60 %% more of the solution (default: the preset's)")
+    p.add_argument("--hints", type=share, default=0.0, metavar="SHARE", help="Sudoku: this share "
+                   "of the training copies show up to 60 %% more of the solution")
     p.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile the "
                    "network: same mathematics, faster after a minute (default: on CUDA)")

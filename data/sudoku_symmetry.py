@@ -77,7 +77,7 @@ def augment(inputs: np.ndarray, labels: np.ndarray, random: Random, box: Box = (
     """
     cells, names = _symmetries(len(inputs), random, box)
     inputs, labels = _moved(inputs, cells, names), _moved(labels, cells, names)
-    if hints:  # NOTE(paper): not in it; against learning 1000 puzzles by heart
+    if hints:  # NOTE(paper): not in it, and in no preset; docs/experiments.md
         chance = np.where(random(1) < hints, MOST_SHOWN * random(1), 0)
         shown = random(inputs.shape[1]) < chance
         inputs = np.where((inputs == 1) & (labels > 0) & shown, labels, inputs)

@@ -36,7 +36,7 @@ def main(words: list[str]) -> int:
         line = "" if recipe.startswith("published") else "-"
         ax.plot(*zip(*points), line, marker="os^d*"[k % 5], ms=6, color=f"C{k}", label=recipe)
     ax.set_xscale("log")
-    ax.set(xlabel="$10^{15}$ FLOPs of training", ylim=(0, 100),
+    ax.set(xlabel="$10^{15}$ FLOPs of training", ylim=(-3, 100),
            ylabel="exact, % of held-out puzzles")
     ax.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)

@@ -64,15 +64,14 @@ def sample(puzzles: Puzzles, count: int) -> Puzzles:
 
 
 def open_task(preset: str, config: Config, data: Path | None, augment_mazes: bool = False,
-              hints: float | None = None) -> Task:
-    """The task of a preset, for training. hints: as in data.sudoku.augment (default: the preset's).
-    Raises ValueError or OSError with one line."""
-    kind, _, corpus, arc_copies, usual = PRESETS[preset]
+              hints: float = 0.0) -> Task:
+    """The task of a preset, for training; hints as in data.sudoku.augment. Raises ValueError or
+    OSError with one line."""
+    kind, _, corpus, arc_copies = PRESETS[preset]
     if kind == "arc":
         task = _open_arc(corpus, config, data, arc_copies)
     else:
-        task = _open_grids(kind, config, data, kind == "sudoku" or augment_mazes,
-                           usual if hints is None else hints)
+        task = _open_grids(kind, config, data, kind == "sudoku" or augment_mazes, hints)
     _check(task, task.train, task.test)
     return task
 
