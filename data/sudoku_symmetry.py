@@ -73,7 +73,7 @@ def augment(inputs: np.ndarray, labels: np.ndarray, random: Random, box: Box = (
     `random(k)` gives fresh numbers (B, k), uniform in [0, 1), row i for puzzle i. Every symmetry is
     equally likely. hints: the share of the copies, 0 to 1, that show more of the solution: each
     empty cell with a chance of the copy's own, up to MOST_SHOWN. The solution stays the only one,
-    and no two such copies ask the same question.
+    and such copies hardly ever ask the same question twice.
     """
     cells, names = _symmetries(len(inputs), random, box)
     inputs, labels = _moved(inputs, cells, names), _moved(labels, cells, names)
