@@ -363,9 +363,8 @@ def progress(state: State, metrics: dict) -> None:
     done, steps = state.step, state.model.config.steps
     if (done % 20 == 0 or done == steps) and ranks()[0] == 0:
         right = metrics["exact_accuracy"] / metrics["count"].clamp(min=1)
-        rest = f"{(time.time() - state.begun) / done * (steps - done):.0f} s left  "
-        print(f"\rstep {done}/{steps}, {right:.0%} right, {rest}",
-              end="" if done < steps else "\n", flush=True)
+        left, end = (time.time() - state.begun) / done * (steps - done), "\n" * (done == steps)
+        print(f"\rstep {done}/{steps}, {right:.0%} right, {left:.0f} s left  ", end=end, flush=True)
 
 class State:
     """All that training changes: what must be kept to go on exactly where it stopped."""
@@ -432,10 +431,11 @@ def update(state: State, puzzle_grads: Tensor) -> None:
     """Sum the gradients of all processes, as one message (14 small ones cost two CPU cores a
     fifth); then each makes the same steps of AdamW, puzzle table and averaged weights."""
     model, config, ids = state.model, state.model.config, state.carry.ids
-    if ranks()[1] > 1:
+    if (N := ranks()[1]) > 1:
         dist.all_reduce(flat := nn.utils.parameters_to_vector(p.grad for p in model.parameters()))
         nn.utils.vector_to_parameters(flat, (p.grad for p in model.parameters()))
-        ids, puzzle_grads = (torch.cat(dist.nn.all_gather(t)) for t in (ids, puzzle_grads))
+        gather = lambda t: dist.all_gather(a := [t.clone() for _ in range(N)], t) or torch.cat(a)
+        ids, puzzle_grads = gather(ids), gather(puzzle_grads)
     state.optimizer.param_groups[0]["lr"] = config.lr * (factor := lr_factor(config, state.step))
     state.optimizer.step()
     state.optimizer.zero_grad()

@@ -41,6 +41,7 @@ def worker(processes, out, **changes):
     settings = json.dumps(SETTINGS | changes)
     done = torchrun(processes, ROOT / "tests/dist_worker.py", out, settings)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stderr, done.stderr  # nor any of torch's, which users would see
     return torch.load(out, weights_only=True)
 
 
@@ -407,10 +408,11 @@ def test_torchrun_restarts_killed_workers(csv_folder, tmp_path):
 
 
 FAILING = """
-import os, sys, train
+import os, sys, time, train
 from support import checkpoints, monitor, scoring
 def fail(*args, **kw):
     if os.environ["RANK"] == "0":
+        open({when!r}, "w").write(str(time.time()))
         raise {error}
     return original(*args, **kw)
 original = {module}.{name}
@@ -429,13 +431,13 @@ PLACES = ("checkpoints.write_synced", "checkpoints.sha256", "checkpoints.save_mo
     (PLACES[1], ERRORS[0]), *(pytest.param(p, e, marks=slow) for p in PLACES for e in ERRORS)])
 def test_an_error_in_process_0_alone_ends_all_in_seconds(place, error, csv_folder, tmp_path):
     """Also in the middle of a checkpoint, where the others waited for ever. One line says why."""
-    script, begun = tmp_path / "failing.py", time.time()
+    script, when = tmp_path / "failing.py", tmp_path / "when"
     module, _, name = place.rpartition(".")
-    script.write_text(FAILING.format(module=module, name=name, error=error))
+    script.write_text(FAILING.format(module=module, name=name, error=error, when=str(when)))
     words = flags(csv_folder, tmp_path / "run", 20)
     p = begin([*TORCHRUN, "--nproc_per_node=2", script, *words, "--eval_every", 10])
-    _, err = p.communicate(timeout=60)
-    assert time.time() - begun < 20, "starting included"
+    _, err = p.communicate(timeout=120)
+    assert time.time() - float(when.read_text()) < 20  # not the start, which a busy machine delays
     lines = [line for line in err.splitlines() if line.startswith(("error: ", "stopped"))]
     assert p.returncode and len(lines) == 1, err
     assert error.split("'")[1] in lines[0]
