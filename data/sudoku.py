@@ -38,6 +38,7 @@ from data.sudoku_rules import (
     default_box,
     geometry,
     is_valid,
+    keeps_rules,
     masks,
     tally,
 )
@@ -46,7 +47,7 @@ from data.sudoku_symmetry import augment, augmenter, canonical, disguise
 __all__ = [
     "DIGITS", "Box", "Extreme", "Geometry", "alphabet", "augment", "augmenter", "canonical",
     "check", "count_solutions", "default_box", "disguise", "download", "generate", "geometry",
-    "is_valid", "read_csv", "render", "solve", "write_csv",
+    "is_valid", "keeps_rules", "read_csv", "render", "solve", "write_csv",
 ]
 
 BATCH = 1024  # grids the solver works on at once: hides numpy's overhead, still fits the cache

@@ -85,6 +85,15 @@ def is_valid(grids: np.ndarray, box: Box) -> np.ndarray:
     return (tally(masks(grids, box), geo.units)[0] == geo.full).all(0)
 
 
+def keeps_rules(inputs: np.ndarray, answers: np.ndarray, box: Box) -> np.ndarray:
+    """Puzzles and answers (N, L) tokens -> (N,) bool: a valid grid that agrees with every clue.
+
+    Of a puzzle with one solution such an answer is that solution, and no label is needed to see it.
+    """
+    clues, answer = masks(inputs, box), masks(answers, box)
+    return is_valid(answers, box) & ~(clues & ~answer).any(0)
+
+
 def check(inputs: np.ndarray, labels: np.ndarray, box: Box,
           where: Callable[[int], str] = "row {}".format) -> None:
     """Raise ValueError for the first row that is no puzzle with a solution of it.

@@ -18,6 +18,7 @@ SELECTIONS = {
     "q": "the last answer with the highest q",
     "first": "the answer of the first rollout that was sure (q > 0)",
     "vote": "the most frequent last answer",
+    "rules": "the last answer that keeps the rules, with the highest q; else as q",
 }
 
 
@@ -27,11 +28,13 @@ def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool 
 
     Rollout 0 is the plain one. The others add noise to y and z before each step (arXiv 2605.19943)
     and, with `copies` and where the puzzles have exact symmetries, see a symmetric copy of the
-    puzzle (2601.19085). Returns {selection: {number of rollouts: accuracy}} as `rollouts`.
+    puzzle (2601.19085). Returns {selection: {number of rollouts: accuracy}} as `rollouts`;
+    "rules", which alone knows more than the model, only where the task says what they are.
     """
     (rank, world), test = ranks(), task.test
     numbers = sorted({2**k for k in range(count.bit_length()) if 2**k <= count} | {count})
-    right = torch.zeros(len(SELECTIONS), len(numbers), device=device_of(model))
+    selections = [s for s in SELECTIONS if s != "rules" or task.keeps_rules]
+    right = torch.zeros(len(selections), len(numbers), device=device_of(model))
     steps = steps or model.config.eval_steps
     rows = np.arange(rank, len(test), world)
     for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
@@ -41,15 +44,18 @@ def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool 
             if k and copies and task.disguise:
                 seen, restore = task.disguise(inputs, draws(k, part))
             run = rollout(model, seen, test.ids[part], steps, noise if k else 0, (k, int(part[0])))
-            runs.append(run._replace(last=restore(run.last), first=restore(run.first)))
+            last, kept = restore(run.last), run.kept
+            if task.keeps_rules:
+                kept = task.keeps_rules(inputs, last)
+            runs.append(run._replace(last=last, first=restore(run.first), kept=kept))
         for j, number in enumerate(numbers):
-            for i, selection in enumerate(SELECTIONS):
+            for i, selection in enumerate(selections):
                 chosen = choose(selection, *(np.stack(c) for c in zip(*runs[:number])))
                 right[i, j] += float(((chosen == labels) | (labels == 0)).all(1).sum())
     if world > 1:
         dist.all_reduce(right)
     shares = (right.cpu().double() / len(test)).tolist()
-    return dict(rollouts={name: dict(zip(numbers, row)) for name, row in zip(SELECTIONS, shares)},
+    return dict(rollouts={name: dict(zip(numbers, row)) for name, row in zip(selections, shares)},
                 puzzles=len(test), steps=steps)
 
 
@@ -66,6 +72,7 @@ class Rollout(NamedTuple):
     first: np.ndarray  # (B, cells) answers when it was first sure, q > 0
     q: np.ndarray  # (B,) after the last step
     when: np.ndarray  # (B,) steps until it was sure, infinite where it never was
+    kept: np.ndarray  # (B,) bool: the last answer is known to keep the rules
 
 
 @torch.no_grad()
@@ -83,11 +90,11 @@ def rollout(model: TRM, inputs: np.ndarray, ids: np.ndarray, steps: int, noise: 
         y, z, logits, q = model(x, rows, y, z)
         answers, now = logits.argmax(-1), (q > 0) & when.isinf()
         first[now], when[now] = answers[now], step + 1
-    return Rollout(*(t.cpu().numpy() for t in (answers, first, q, when)))
+    return Rollout(*(t.cpu().numpy() for t in (answers, first, q, when, torch.zeros_like(now))))
 
 
-def choose(selection: str, last: np.ndarray, first: np.ndarray, q: np.ndarray, when: np.ndarray
-           ) -> np.ndarray:
+def choose(selection: str, last: np.ndarray, first: np.ndarray, q: np.ndarray, when: np.ndarray,
+           kept: np.ndarray) -> np.ndarray:
     """One answer per puzzle, (B, cells), out of K rollouts, each array with K in front.
 
     Who is equal otherwise is ordered by q; "first" is "q" where no rollout was ever sure.
@@ -96,6 +103,8 @@ def choose(selection: str, last: np.ndarray, first: np.ndarray, q: np.ndarray, w
     surest = last[q.argmax(0), B]
     if selection == "q":
         return surest
+    if selection == "rules":
+        return last[np.lexsort((-q, ~kept), axis=0)[0], B]
     if selection == "first":
         fastest = np.lexsort((-q, when), axis=0)[0]
         return np.where(np.isinf(when).all(0)[:, None], surest, first[fastest, B])

@@ -40,6 +40,7 @@ class Task:
     render: Callable | None = None  # (inputs, answers, labels, colour) of one puzzle -> text
     judges: dict = field(default_factory=dict)  # other ways to be right, see scoring.score
     disguise: Callable | None = None  # exact symmetries, as data.sudoku.disguise
+    keeps_rules: Callable | None = None  # (inputs, answers) -> (B,) bool; if so, it is a solution
     canonical: Callable | None = None  # the same bytes for symmetric copies
     solutions: Callable | None = None  # how many each puzzle has, where there should be one
     corpus: Any = None  # ARC: tasks and questions
@@ -145,7 +146,8 @@ def read_grids(kind: str, path: Path, box: list[int] | None = None
                                     judges={"valid_path_accuracy": maze.valid_paths})
     inputs, labels, shape = sudoku.read_csv(path, (box[0], box[1]) if box else None)
     looks: dict[str, Callable] = dict(render=sudoku.render, disguise=sudoku.disguise,
-                                      canonical=sudoku.canonical, solutions=sudoku.count_solutions)
+                                      keeps_rules=sudoku.keeps_rules, canonical=sudoku.canonical,
+                                      solutions=sudoku.count_solutions)
     return inputs, labels, {name: partial(f, box=shape) for name, f in looks.items()}
 
 

@@ -20,9 +20,11 @@ SUDOKU4 = PRESETS["sudoku4"].config
 
 
 def pick(selection, rows):
-    """What `choose` says of one puzzle; rows: (last, first sure, q, when sure) of each rollout."""
-    last, first, q, when = (np.array(c) for c in zip(*rows))
-    chosen = choose(selection, last[:, None, None], first[:, None, None], q[:, None], when[:, None])
+    """What `choose` says of one puzzle; rows: (last, first sure, q, when sure) of each rollout,
+    and whether the last keeps the rules, if any does."""
+    last, first, q, when, kept = (np.array(c) for c in zip(*((*r, False)[:5] for r in rows)))
+    chosen = choose(selection, last[:, None, None], first[:, None, None], q[:, None], when[:, None],
+                    kept[:, None])
     return int(chosen[0, 0])
 
 
@@ -33,6 +35,9 @@ def test_selection_by_hand():
     assert pick("vote", rows) == 5
     assert pick("first", [(8, 0, -2.0, INF), (9, 0, -1.0, INF)]) == 9  # none was ever sure
     assert pick("vote", [(8, 0, -2.0, INF), (9, 0, -1.0, INF)]) == 9
+    assert pick("rules", rows) == 6  # none keeps them: as q
+    assert pick("rules", [(*row, kept) for row, kept in zip(rows, (1, 0, 1, 1))]) == 5
+    assert pick("rules", [(*row, row[0] == 7) for row in rows]) == 7  # however unsure
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +47,10 @@ def task_and_model():
     inputs, labels = sudoku.generate(120, (2, 3), clues=26, seed=1)
     train_set = tinytrm.Puzzles(inputs[:80], labels[:80], augment=sudoku.augmenter((2, 3)))
     model = tinytrm.train(config, train_set)
-    disguise = partial(sudoku.disguise, box=(2, 3))
+    looks = dict(disguise=partial(sudoku.disguise, box=(2, 3)),
+                 keeps_rules=partial(sudoku.keeps_rules, box=(2, 3)))
     test = tinytrm.Puzzles(inputs[80:], labels[80:])
-    return tasks.Task("sudoku", config, None, test, {}, disguise=disguise), model
+    return tasks.Task("sudoku", config, None, test, {}, **looks), model
 
 
 def test_rollouts_against_a_direct_count(task_and_model):
@@ -67,6 +73,11 @@ def test_rollouts_against_a_direct_count(task_and_model):
     right = [(answers[b][i] == task.test.labels[i]).all() for i, b in enumerate(best)]
     table = rollouts(task, model, 3)["rollouts"]
     assert table["q"][3] == pytest.approx(np.mean(right))
+    # These puzzles have one solution each, so an answer that keeps the rules is the right one.
+    some = np.any([(a == task.test.labels).all(1) for a in answers], 0)
+    assert table["rules"][3] == pytest.approx(some.mean())
+    unruly = dataclasses.replace(task, keeps_rules=None)
+    assert rollouts(unruly, model, 3)["rollouts"] == {k: table[k] for k in ("q", "first", "vote")}
 
 
 def test_noise_is_used_and_copies_can_be_left_out(task_and_model):
@@ -92,7 +103,7 @@ def test_rollouts_the_whole_way(task_and_model, tmp_path, refused):
     assert "rollouts         1       2       3" in stdout and "40 puzzles" in stdout
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
     result = json.loads(program("evaluate.py", *words, *flags, "--json")[0])
-    assert set(result["rollouts"]) == {"q", "first", "vote"} and result["steps"] == 2
+    assert set(result["rollouts"]) == {"q", "first", "vote", "rules"} and result["steps"] == 2
     no_copies = refused("evaluate.py", *words, "--rollouts", 2, "--no-symmetry")
     assert "add --noise" in no_copies
     before_the_work = refused("evaluate.py", *words, *flags, "--plot", tmp_path / "plot.doc")

@@ -206,6 +206,16 @@ def test_is_valid_matches_the_definition(minimal):
         assert sudoku.is_valid(grids, box).tolist() == expected
 
 
+def test_an_answer_keeps_the_rules_if_valid_and_true_to_the_clues(minimal):
+    """Minimal puzzles have one solution: of any two answers, only the puzzle's own one passes."""
+    (inputs, labels), box = minimal[2, 3], (2, 3)
+    for shift in range(3):
+        answers = np.roll(labels, shift, axis=0)
+        same = (answers == labels).all(1)
+        assert sudoku.keeps_rules(inputs, answers, box).tolist() == same.tolist()
+    assert not sudoku.keeps_rules(inputs, inputs, box).any(), "blanks are no answer"
+
+
 def test_tokens_outside_the_vocabulary_are_refused():
     for bad in (np.full((1, 16), 6), np.full((1, 16), -1), np.ones((1, 15), int), np.ones((1, 16))):
         with pytest.raises(ValueError, match="16 tokens in 0..5"):
