@@ -47,7 +47,7 @@ from support.puzzle import (
     think_about,
 )
 from support.report import Run, collect, write_page
-from support.rollouts import plot_rollouts, rollouts
+from support.rollouts import plot_rollouts, rollouts, search
 from support.scoring import Seen, arc_result, describe, score, vote
 from support.tasks import Task, reopen, sample
 from tinytrm import TRM, ranks
@@ -85,6 +85,9 @@ def parser() -> Parser:
     g.add_argument("--rollouts", type=count, metavar="K", help="think K times about each puzzle; "
                    "choose an answer by q, by who is sure first, and by vote; all but the first "
                    "time about a symmetric copy, where there are any")
+    g.add_argument("--guesses", type=count, metavar="G", help="Sudoku: instead, again and again "
+                   "until the answer keeps the rules, at most K times; each time up to G cells of "
+                   "the last answer stand as if they were given (2 is good)")
     g.add_argument("--noise", type=amount, metavar="S", help="of this standard deviation, added "
                    "to y and z before each step of these")
     g.add_argument("--symmetry", action=argparse.BooleanOptionalAction,
@@ -123,7 +126,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             p.error(f"--official needs --{name}, which the file does not tell")
     args.single = any(v is not None for v in (args.puzzle, args.number, args.picture, args.gif))
     if args.single:
-        p.useless(args, "html submission pool copies rollouts noise plot symmetry compile "
+        p.useless(args, "html submission pool copies rollouts guesses noise plot symmetry compile "
                   "batch_size", "with --puzzle, --number, --picture or --gif")
         args.compile = False
     if args.puzzle is not None:
@@ -134,13 +137,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.beside:
         p.useless(args, "submission pool", "with several runs")
     if args.rollouts is None:
-        p.useless(args, "noise plot", "without --rollouts K")
+        p.useless(args, "guesses noise plot", "without --rollouts K")
         if args.symmetry is not None:
             p.error("--symmetry and --no-symmetry do nothing without --rollouts K")
     elif args.html:
         p.error("--html shows puzzles thought about once; leave out --rollouts")
     elif args.halt:
         p.error('--rollouts takes all steps; see its line "by first" for halting')
+    if args.guesses and (args.noise or args.symmetry is not None):
+        p.error("with --guesses each time is another symmetric copy, without noise: leave out "
+                "--noise and --symmetry")
     return args
 
 
@@ -150,6 +156,8 @@ def suits(task: Task, args: argparse.Namespace) -> None:
     for name in names.split():
         if getattr(args, name) is not None:
             raise ValueError(f"--{name} does nothing for {task.kind}")
+    if args.guesses and not task.keeps_rules:
+        raise ValueError("--guesses does nothing but for Sudoku, where an answer can be checked")
     if args.rollouts and not args.noise and (args.symmetry is False or not task.disguise):
         raise ValueError("without symmetric copies all rollouts are the same: add --noise 0.1")
 
@@ -235,8 +243,9 @@ def one(args: argparse.Namespace, device: torch.device) -> Run | None:
     seen, page = Seen(), None
     with advice_on_memory(args.batch_size, "--batch_size"):
         if args.rollouts:
-            result = rollouts(task, model, args.rollouts, args.noise or 0,
-                              args.symmetry is not False, **how)
+            result = (search(task, model, args.rollouts, args.guesses, **how) if args.guesses else
+                      rollouts(task, model, args.rollouts, args.noise or 0,
+                               args.symmetry is not False, **how))
         elif task.kind == "arc":
             result, seen.votes = pooled(args, task, model,
                                         dict(how, halt=args.halt, copies=args.copies))

@@ -31,8 +31,7 @@ def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool 
     puzzle (2601.19085). Returns {selection: {number of rollouts: accuracy}} as `rollouts`;
     "rules", which alone knows more than the model, only where the task says what they are.
     """
-    (rank, world), test = ranks(), task.test
-    numbers = sorted({2**k for k in range(count.bit_length()) if 2**k <= count} | {count})
+    (rank, world), test, numbers = ranks(), task.test, shown(count)
     selections = [s for s in SELECTIONS if s != "rules" or task.keeps_rules]
     right = torch.zeros(len(selections), len(numbers), device=device_of(model))
     steps = steps or model.config.eval_steps
@@ -57,6 +56,54 @@ def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool 
     shares = (right.cpu().double() / len(test)).tolist()
     return dict(rollouts={name: dict(zip(numbers, row)) for name, row in zip(selections, shares)},
                 puzzles=len(test), steps=steps)
+
+
+def search(task: Task, model: TRM, count: int, guesses: int, steps: int | None = None,
+           batch_size: int = 256) -> dict:
+    """Exact accuracy if puzzles are thought about until an answer keeps the rules, `count` times at
+    most. From the second time on, the question is a symmetric copy in which 1 to `guesses` cells of
+    the last answer stand as if they were given: a walk from answer to answer, in which a guess
+    that was wrong is forgotten at the next. NOTE(paper): not in it, and it needs a task that says
+    what its rules are. Returns what `rollouts` does, and `mean_rollouts`.
+    """
+    (rank, world), test, steps = ranks(), task.test, steps or model.config.eval_steps
+    if not task.keeps_rules or not task.disguise:
+        raise ValueError("guesses are for Sudoku alone, where an answer can be checked")
+    right, used = torch.zeros(count, device=device_of(model)), 0
+    rows = np.arange(rank, len(test), world)
+    for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
+        inputs, labels = test.inputs[part], test.labels[part]
+        answers, left = inputs.copy(), np.arange(len(part))  # whose answers break the rules
+        for k in range(count):
+            if len(left):
+                seen, restore, random = inputs[left], lambda a: a, draws(k, part[left])
+                if k:
+                    seen, restore = task.disguise(guess(seen, answers[left], guesses, random),
+                                                  random)
+                answers[left] = restore(rollout(model, seen, test.ids[part[left]], steps, 0,
+                                                (0, 0)).last)
+                used += len(left)
+                left = left[~task.keeps_rules(inputs[left], answers[left])]
+            right[k] += int(((answers == labels) | (labels == 0)).all(1).sum())
+    total = torch.cat([right, right.new_tensor([used])])
+    if world > 1:
+        dist.all_reduce(total)
+    *shares, mean = (total.cpu().double() / len(test)).tolist()
+    return dict(rollouts={"rules": {k: shares[k - 1] for k in shown(count)}}, puzzles=len(test),
+                steps=steps, guesses=guesses, mean_rollouts=mean)
+
+
+def guess(inputs: np.ndarray, answers: np.ndarray, most: int, random: Random) -> np.ndarray:
+    """Questions (B, L) with 1 to `most` of their empty cells (token 1) as in the answers."""
+    cells, number = random(inputs.shape[1]), (random(1) * most).astype(int) + 1
+    cells[(inputs != 1) | (answers < 2)] = 2  # those that are taken last, and then not at all
+    chosen = (cells.argsort(1).argsort(1) < number) & (cells < 2)
+    return np.where(chosen, answers, inputs)
+
+
+def shown(count: int) -> list[int]:
+    """The numbers of rollouts of which a figure is shown: powers of two, and all."""
+    return sorted({2**k for k in range(count.bit_length()) if 2**k <= count} | {count})
 
 
 def draws(k: int, rows: np.ndarray) -> Random:

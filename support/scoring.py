@@ -189,11 +189,15 @@ def describe_arc(result: dict) -> list[str]:
 def describe_rollouts(result: dict) -> list[str]:
     """A table: ways to choose against numbers of rollouts."""
     table = result["rollouts"]
-    lines = ["rollouts  " + "".join(f"{k:>8}" for k in table["q"])]
+    lines = ["rollouts  " + "".join(f"{k:>8}" for k in next(iter(table.values())))]
     for name, points in table.items():
         lines.append(f"by {name:7}" + "".join(f"{v:8.1%}" for v in points.values()))
-    return [*lines, f"          of {result['puzzles']:,} puzzles exactly right, "
-                    f"{result['steps']} steps each"]
+    lines.append(f"          of {result['puzzles']:,} puzzles exactly right, "
+                 f"{result['steps']} steps each")
+    if "guesses" in result:
+        lines.append(f"          until an answer keeps the rules: {result['mean_rollouts']:.1f} "
+                     f"rollouts in the mean, with up to {result['guesses']} cells of the last one")
+    return lines
 
 
 def describe_puzzles(result: dict) -> list[str]:

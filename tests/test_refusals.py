@@ -74,6 +74,7 @@ def test_bad_arguments_of_train(args, words, refused):
     (["--n", 3], "without --official"), (["--T", 3], "without"), (["--task", "maze"], "without"),
     (["--heads", 4], "without"), (["--identifiers", "x"], "without"),
     (["--noise", 0.1], "--rollouts K"), (["--plot", "x.png"], "--rollouts K"),
+    (["--guesses", 2], "--rollouts K"),
     (["--no-symmetry"], "--rollouts K"), (["--rollouts", 2, "--halt"], "takes all steps"),
     (["--rollouts", 2, "--plot", "nowhere/x.png"], "cannot be written there"),
     (["--submission", "nowhere/x.json"], "cannot be written there"),

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import tinytrm
-from conftest import process, program
+from conftest import ROOT, process, program
 from data import sudoku
 from support import cost, tasks
 from support.presets import PRESETS
-from support.rollouts import SELECTIONS, choose, draws, rollout, rollouts
+from support.rollouts import SELECTIONS, choose, draws, guess, rollout, rollouts, search
 
 INF = np.inf
 SUDOKU4 = PRESETS["sudoku4"].config
@@ -80,6 +80,49 @@ def test_rollouts_against_a_direct_count(task_and_model):
     assert rollouts(unruly, model, 3)["rollouts"] == {k: table[k] for k in ("q", "first", "vote")}
 
 
+def test_guesses_are_a_few_empty_cells_of_the_answer():
+    rng = np.random.default_rng(0)
+    inputs = rng.choice([1, 1, 3], (500, 36))
+    answers = np.where(inputs == 1, rng.integers(0, 8, (500, 36)), inputs)
+    seen = guess(inputs, answers, 3, lambda k: rng.random((500, k)))
+    changed = seen != inputs
+    assert (inputs[changed] == 1).all() and (seen[changed] == answers[changed]).all()
+    assert (seen[changed] > 1).all(), "padding and blanks are no guesses"
+    assert np.bincount(changed.sum(1)).tolist()[1:] == pytest.approx([167] * 3, abs=40)
+    nothing = guess(inputs, inputs, 3, lambda k: rng.random((500, k)))
+    assert np.array_equal(nothing, inputs)
+
+
+def test_search_against_a_walk_by_hand():
+    """One puzzle after the other, with a plain loop; then the counts of all puzzles at once."""
+    model = tinytrm.load(ROOT / "notebooks/models/sudoku6.pt")  # solves some in one step
+    looks = dict(disguise=partial(sudoku.disguise, box=(2, 3)),
+                 keeps_rules=partial(sudoku.keeps_rules, box=(2, 3)))
+    test = tinytrm.Puzzles(*sudoku.generate(24, (2, 3), seed=5))
+    task, solved_after = tasks.Task("sudoku", model.config, None, test, {}, **looks), []
+    for row in range(24):
+        question, label = test.inputs[row:row + 1], test.labels[row:row + 1]
+        seen, restore = question, lambda a: a
+        for k in range(1, 6):
+            answer = restore(tinytrm.solve(model, seen, steps=1).answers)
+            if (answer == label).all():
+                solved_after.append(k)
+                break
+            random = draws(k, np.array([row]))
+            seen, restore = task.disguise(guess(question, answer, 2, random), random)
+    assert 1 < max(solved_after), "else this says nothing"
+    found = search(task, model, 5, 2, steps=1, batch_size=10)
+    shares = {k: sum(s <= k for s in solved_after) / 24 for k in (1, 2, 4, 5)}
+    assert found["rollouts"] == {"rules": {k: pytest.approx(v) for k, v in shares.items()}}
+    used = sum(solved_after) + 5 * (24 - len(solved_after))
+    assert found["mean_rollouts"] == pytest.approx(used / 24)
+    # Without guesses: the rollouts of before; an answer by the rules is right, if any is.
+    table = rollouts(task, model, 3, steps=1)["rollouts"]
+    assert table["rules"][3] > table["rules"][1] == table["q"][1] == shares[1]
+    with pytest.raises(ValueError, match="can be checked"):
+        search(dataclasses.replace(task, keeps_rules=None), model, 2, 1)
+
+
 def test_noise_is_used_and_copies_can_be_left_out(task_and_model):
     task, model = task_and_model
     x, ids, random = task.test.inputs, task.test.ids, torch.get_rng_state()
@@ -104,6 +147,9 @@ def test_rollouts_the_whole_way(task_and_model, tmp_path, refused):
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
     result = json.loads(program("evaluate.py", *words, *flags, "--json")[0])
     assert set(result["rollouts"]) == {"q", "first", "vote", "rules"} and result["steps"] == 2
+    walk = ["--rollouts", 3, "--guesses", 2, "--steps", 2]
+    assert "until an answer keeps the rules" in program("evaluate.py", *words, *walk)[0]
+    assert "leave out --noise" in refused("evaluate.py", *words, *walk, "--noise", 0.1)
     no_copies = refused("evaluate.py", *words, "--rollouts", 2, "--no-symmetry")
     assert "add --noise" in no_copies
     before_the_work = refused("evaluate.py", *words, *flags, "--plot", tmp_path / "plot.doc")
