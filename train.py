@@ -35,7 +35,7 @@ from support.processes import choose_device, from_rank_0, join_processes, leave,
 from support.record import check_record, write_record
 from support.rehearse import rehearse
 from support.report import Live, page_path
-from support.rollouts import rollouts
+from support.rollouts import rollouts, search
 from support.scoring import Seen, describe, score, thinking
 from support.tasks import Task, copies, open_task, sample
 from tinytrm import Config, State, ranks
@@ -262,10 +262,12 @@ def report(args: argparse.Namespace, task: Task, state: State, out: Path) -> tup
             say(thinking(task, state.ema))
         say(describe(result))
     if args.record:
-        more = rollouts(task, state.ema, 8) if task.disguise else {}
+        more = [rollouts(task, state.ema, 8)] if task.disguise else []
+        if task.keeps_rules:
+            more.append(search(task, state.ema, 64, 2))
         if ranks()[0] == 0:
             name = f"{args.preset}-seed{task.config.seed}"
-            write_record(args.record, name, out, task, state, [result, more])
+            write_record(args.record, name, out, task, state, [result, *more])
     return result, seen
 
 

@@ -4,7 +4,8 @@
 
 A row of the file is a run: recipe, the 10^15 FLOPs of its matrix products (forward, and twice that
 for calls with gradient, as `train.py --dry-run` counts them), exact accuracy in % after 16 steps,
-and where it is from. Runs of a recipe are joined; a recipe that begins with "published" is not.
+and where it is from. Runs of a recipe are joined, but not if its name begins with "published" or
+"predicted"; the latter's marks are hollow.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ def main(words: list[str]) -> int:
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     ax = figure.subplots()
     for k, (recipe, points) in enumerate(read(Path(words[1])).items()):
-        line = "" if recipe.startswith("published") else "-"
-        ax.plot(*zip(*points), line, marker="os^d*"[k % 5], ms=6, color=f"C{k}", label=recipe)
+        line = "" if recipe.startswith(("published", "predicted")) else "-"
+        fill = "none" if recipe.startswith("predicted") else "full"
+        ax.plot(*zip(*points), line, marker="os^d*Pv"[k % 7], ms=6, color=f"C{k}", fillstyle=fill,
+                label=recipe)
     ax.set_xscale("log")
     ax.set(xlabel="$10^{15}$ FLOPs of training", ylim=(-3, 100),
            ylabel="exact, % of held-out puzzles")

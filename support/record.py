@@ -42,7 +42,7 @@ def write_record(folder: Path, name: str, out: Path, task: Task, state: State,
     if hints := task.about.get("hints"):
         settings["hints"] = hints  # of the data, not of the model
     fields = "\n".join(f"{k} = {v}" for k, v in settings.items())
-    figures = "\n".join(describe(r) for r in results if r)
+    figures = "\n".join(map(describe, results))
     text = f"""# {name}
 
     {shlex.join(words)}

@@ -20,6 +20,7 @@ SELECTIONS = {
     "vote": "the most frequent last answer",
     "rules": "the last answer that keeps the rules, with the highest q; else as q",
 }
+GUESS = "guesses, until the last answer keeps the rules"  # see `search`
 
 
 def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool = True,
@@ -89,7 +90,7 @@ def search(task: Task, model: TRM, count: int, guesses: int, steps: int | None =
     if world > 1:
         dist.all_reduce(total)
     *shares, mean = (total.cpu().double() / len(test)).tolist()
-    return dict(rollouts={"rules": {k: shares[k - 1] for k in shown(count)}}, puzzles=len(test),
+    return dict(rollouts={"guess": {k: shares[k - 1] for k in shown(count)}}, puzzles=len(test),
                 steps=steps, guesses=guesses, mean_rollouts=mean)
 
 
@@ -166,7 +167,7 @@ def plot_rollouts(result: dict, path: Path) -> None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     ax = figure.subplots()
     for (selection, points), marker in zip(result["rollouts"].items(), "osd"):
-        label = f"{selection}: {SELECTIONS[selection]}"
+        label = f"{selection}: {SELECTIONS.get(selection, GUESS)}"
         values = [100 * v for v in points.values()]
         ax.plot([*points], values, marker=marker, label=label, alpha=0.7)
     ax.set_xscale("log", base=2)

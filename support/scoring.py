@@ -195,8 +195,8 @@ def describe_rollouts(result: dict) -> list[str]:
     lines.append(f"          of {result['puzzles']:,} puzzles exactly right, "
                  f"{result['steps']} steps each")
     if "guesses" in result:
-        lines.append(f"          until an answer keeps the rules: {result['mean_rollouts']:.1f} "
-                     f"rollouts in the mean, with up to {result['guesses']} cells of the last one")
+        lines.append(f"          with up to {result['guesses']} cells of the answer before, until "
+                     f"one keeps the rules: {result['mean_rollouts']:.1f} rollouts in the mean")
     return lines
 
 

@@ -113,7 +113,7 @@ def test_search_against_a_walk_by_hand():
     assert 1 < max(solved_after), "else this says nothing"
     found = search(task, model, 5, 2, steps=1, batch_size=10)
     shares = {k: sum(s <= k for s in solved_after) / 24 for k in (1, 2, 4, 5)}
-    assert found["rollouts"] == {"rules": {k: pytest.approx(v) for k, v in shares.items()}}
+    assert found["rollouts"] == {"guess": {k: pytest.approx(v) for k, v in shares.items()}}
     used = sum(solved_after) + 5 * (24 - len(solved_after))
     assert found["mean_rollouts"] == pytest.approx(used / 24)
     # Without guesses: the rollouts of before; an answer by the rules is right, if any is.
@@ -148,7 +148,7 @@ def test_rollouts_the_whole_way(task_and_model, tmp_path, refused):
     result = json.loads(program("evaluate.py", *words, *flags, "--json")[0])
     assert set(result["rollouts"]) == {"q", "first", "vote", "rules"} and result["steps"] == 2
     walk = ["--rollouts", 3, "--guesses", 2, "--steps", 2]
-    assert "until an answer keeps the rules" in program("evaluate.py", *words, *walk)[0]
+    assert "until one keeps the rules" in program("evaluate.py", *words, *walk)[0]
     assert "leave out --noise" in refused("evaluate.py", *words, *walk, "--noise", 0.1)
     no_copies = refused("evaluate.py", *words, "--rollouts", 2, "--no-symmetry")
     assert "add --noise" in no_copies

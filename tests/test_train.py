@@ -384,6 +384,7 @@ def test_record_of_a_run_cut_into_pieces(csv_folder, tmp_path):
     assert f"Trained 30 steps in {seconds[-1] / 60:.1f} minutes" in text
     held_out = next(line for line in stdout.splitlines() if line.startswith("held out"))
     assert held_out in text and "rollouts         1       2       4       8" in text
+    assert "until one keeps the rules" in text and "by guess" in text
     assert "dim = 16" in text and "--record" in text and "\nhints = 0.25\n" in text
 
 
