@@ -31,13 +31,13 @@ def main(words: list[str]) -> int:
     if len(words) != 2:
         print(f"error: {__doc__.splitlines()[2].strip()}", file=sys.stderr)
         return 2
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     ax = figure.subplots()
     for k, (recipe, points) in enumerate(read(Path(words[1])).items()):
-        line = "" if recipe.startswith(("published", "predicted")) else "-"
+        line = "none" if recipe.startswith(("published", "predicted")) else "-"
         fill = "none" if recipe.startswith("predicted") else "full"
-        ax.plot(*zip(*points), line, marker="os^d*Pv"[k % 7], ms=6, color=f"C{k}", fillstyle=fill,
-                label=recipe)
+        ax.plot(*zip(*points), linestyle=line, marker="os^d*Pv"[k % 7], ms=6, color=f"C{k}",
+                fillstyle=fill, label=recipe)
     ax.set_xscale("log")
     ax.set(xlabel="$10^{15}$ FLOPs of training", ylim=(-3, 100),
            ylabel="exact, % of held-out puzzles")
