@@ -435,7 +435,7 @@ def update(state: State, puzzle_grads: Tensor) -> None:
         dist.all_reduce(flat := nn.utils.parameters_to_vector(p.grad for p in model.parameters()))
         nn.utils.vector_to_parameters(flat, (p.grad for p in model.parameters()))
         gather = lambda t: dist.all_gather(a := [t.clone() for _ in range(N)], t) or torch.cat(a)
-        ids, puzzle_grads = gather(ids), gather(puzzle_grads)
+        ids, puzzle_grads = gather(ids), gather(puzzle_grads)  # all_gather itself returns None
     state.optimizer.param_groups[0]["lr"] = config.lr * (factor := lr_factor(config, state.step))
     state.optimizer.step()
     state.optimizer.zero_grad()
