@@ -83,11 +83,11 @@ def parser() -> Parser:
     g.add_argument("--gif", type=Path, metavar="FILE", help="write the steps as an animation")
     g = p.add_argument_group("test-time compute (Sudoku and mazes)")
     g.add_argument("--rollouts", type=count, metavar="K", help="think K times about each puzzle; "
-                   "choose an answer by q, by who is sure first, and by vote; all but the first "
-                   "time about a symmetric copy, where there are any")
+                   "choose an answer by q, by who is sure first, by vote and, in Sudoku, by the "
+                   "rules; all but the first time about a symmetric copy, where there are any")
     g.add_argument("--guesses", type=count, metavar="G", help="Sudoku: instead, again and again "
                    "until the answer keeps the rules, at most K times; each time up to G cells of "
-                   "the last answer stand as if they were given (2 is good)")
+                   "the last answer stand as if they were given (2 did better than 6)")
     g.add_argument("--noise", type=amount, metavar="S", help="of this standard deviation, added "
                    "to y and z before each step of these")
     g.add_argument("--symmetry", action=argparse.BooleanOptionalAction,

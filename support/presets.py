@@ -29,7 +29,7 @@ _grids: dict[str, Any] = dict(mixer="attention", puzzle_tokens=1, width_multiple
 
 PRESETS = {
     "sudoku": Preset("sudoku", Config()),
-    # For one GPU, in ten minutes. It has not been run yet; what it is scaled up from, and what it
+    # Meant for ten minutes of one GPU, and not run yet. What it is scaled up from, and what it
     # should reach: docs/experiments.md.
     "sudoku-fast": Preset("sudoku", Config(**{**_laptop, "T": 1, "ema": 0.999, "warmup": 1000},
                                            dim=256, n=4, batch_size=256, steps=60_000, lr=2e-3,

@@ -205,7 +205,7 @@ def judge_sudoku(question: Question, answer: np.ndarray) -> Judged:
     """Right is any grid that keeps the rules and the clues."""
     inputs, labels, box = question.inputs, question.labels, question.box
     moved = int(((inputs > 1) & (answer != inputs)).sum())
-    if valid := bool(sudoku.is_valid(answer[None], box)[0]) and not moved:
+    if valid := bool(sudoku.keeps_rules(inputs[None], answer[None], box)[0]):
         verdict = "a valid solution: every row, column and box holds every digit"
     else:
         geo = sudoku.geometry(box)
