@@ -88,8 +88,8 @@ def parser() -> Parser:
     g.add_argument("--guesses", type=count, metavar="G", help="Sudoku: instead, again and again "
                    "until the answer keeps the rules, at most K times; each time up to G cells of "
                    "the last answer stand as if they were given (2 did better than 6)")
-    g.add_argument("--noise", type=amount, metavar="S", help="of this standard deviation, added "
-                   "to y and z before each step of these")
+    g.add_argument("--noise", type=amount, metavar="S", help="standard deviation of noise "
+                   "added to y and z before each step of all rollouts but the first")
     g.add_argument("--symmetry", action=argparse.BooleanOptionalAction,
                    help="--no-symmetry: no copies, noise only")
     g.add_argument("--plot", type=Path, metavar="PNG", help="accuracy against the rollouts")
@@ -103,8 +103,8 @@ def parser() -> Parser:
     g.add_argument("--official", type=Path, metavar="FILE",
                    help="a state dict of the authors' code, instead of a run")
     g.add_argument("--task", choices=CELLS, help="what it was trained for")
-    g.add_argument("--n", type=count, help="its L_cycles")
-    g.add_argument("--T", type=count, help="its H_cycles")
+    g.add_argument("--n", "--L_cycles", dest="n", type=count, help="its L_cycles")
+    g.add_argument("--T", "--H_cycles", dest="T", type=count, help="its H_cycles")
     g.add_argument("--heads", type=count, help="(8)")
     g.add_argument("--puzzle_tokens", type=count_or_none, help="its puzzle_emb_len (16)")
     g.add_argument("--identifiers", type=Path, metavar="FILE",
@@ -158,6 +158,8 @@ def suits(task: Task, args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} does nothing for {task.kind}")
     if args.guesses and not task.keeps_rules:
         raise ValueError("--guesses does nothing but for Sudoku, where an answer can be checked")
+    if args.symmetry and not task.disguise:
+        raise ValueError("--symmetry does nothing here: these puzzles have no symmetric copies")
     if args.rollouts and not args.noise and (args.symmetry is False or not task.disguise):
         raise ValueError("without symmetric copies all rollouts are the same: add --noise 0.1")
 
@@ -268,13 +270,12 @@ def one(args: argparse.Namespace, device: torch.device) -> Run | None:
 
 def pooled(args: argparse.Namespace, task: Task, model: TRM, how: dict) -> tuple[dict, Votes]:
     """ARC: the votes of the model and of --pool's, and what they come to."""
+    for path in args.pool or ():  # all of them, before the work
+        if about_of(load_model(path)).get("sha256") != task.about["sha256"]:
+            raise ValueError(f"--pool {path}: its puzzle ids are not those of {args.run}")
     votes, seen = vote(task, model, **how)
     for path in args.pool or ():
-        other = load_model(path)
-        if about_of(other).get("sha256") != task.about["sha256"]:
-            raise ValueError(f"--pool {path}: its puzzle ids are not those of {args.run}")
-        other.to(device_of(model))
-        more, count = vote(task, other, **how)
+        more, count = vote(task, load_model(path).to(device_of(model)), **how)
         votes.merge(more)
         seen += count
     result = dict(arc_result(task, votes, seen), checkpoints=1 + len(args.pool or ()))

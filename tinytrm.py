@@ -60,19 +60,19 @@ class Config:
     layers: int = 2  # of the one network
     heads: int = 8  # of attention
     columns: int = 0  # of the grid, for attention: positions by row and column; 0: in one row
-    expansion: float = 4.0  # a SwiGLU's inner width, see `inner`: 2/3 of this times the outer one
-    width_multiple: int = 256  # (three matrices, not two), rounded up to a multiple of this
+    expansion: float = 4.0  # inner width of a SwiGLU (3 matrices): 2/3 of this times the outer one
+    width_multiple: int = 256  # inner widths are rounded up to a multiple of this, see `inner`
     # the recursion
     n: int = 6  # latent steps per cycle (the authors' L_cycles)
     T: int = 3  # cycles per supervision step (H_cycles); only the last carries gradient
     N_sup: int = 16  # supervision steps per puzzle at most, in training
     halting: Literal["sure", "chance"] = "sure"  # when a slot stops in training; see should_halt
-    halt_exploration: float = 0.1  # if sure: chance, at each step, of a minimum of steps
+    halt_exploration: float = 0.1  # if sure: chance, at each step, of a random minimum of steps
     halt_weight: float = 0.5  # weight of the halting loss
     loss: Literal["stablemax", "softmax"] = "stablemax"  # what makes probabilities of logits
     # training
     batch_size: int = 768  # slots that think at the same time, over all processes
-    micro_batch: int = 0  # of them per backward pass and process, if memory asks for it; 0 = all
+    micro_batch: int = 0  # slots per backward pass and process, if memory asks for it; 0 = all
     steps: int = 65104  # supervision steps of every slot, and so steps of the optimizer
     lr: float = 1e-4  # AdamW, betas (0.9, 0.95)
     warmup: int = 2000  # steps of linear warm-up

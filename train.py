@@ -2,7 +2,7 @@
 
     python train.py                                     # 6x6 Sudoku on a laptop: a minute
     python train.py --preset sudoku                     # the paper's model on Sudoku-Extreme
-    python train.py --preset sudoku9 --data my.csv      # your own puzzles, source,question,answer
+    python train.py --preset sudoku9 --data my.csv      # your own, columns question and answer
     torchrun --nproc_per_node=4 train.py --preset arc1  # four GPUs compute the same as one
     python train.py --preset sudoku --resume            # go on where it stopped
     python train.py --preset arc1 --dry-run             # parameters, FLOPs, hours, dollars
@@ -56,12 +56,12 @@ def parser() -> Parser:
                    help="where the settings start from")
     p.add_argument("--data", type=Path, help="a folder with train.csv and test.csv, one CSV to "
                    "split, or the folder that holds the ARC repositories")
-    p.add_argument("--allow_copies", action="store_true", help="although held-out puzzles are "
-                   "symmetric copies of training ones")
+    p.add_argument("--allow_copies", action="store_true", help="train even if held-out puzzles "
+                   "are symmetric copies of training ones")
     p.add_argument("--augment_mazes", action="store_true", help="train on turned and mirrored "
                    "mazes too; their labelled paths are then seldom those of the label rule")
     p.add_argument("--hints", type=share, default=0.0, metavar="SHARE", help="Sudoku: this share "
-                   "of the training copies show up to 60 %% more of the solution")
+                   "of the training copies show some empty cells, each with a chance from 0 to 0.6")
     p.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile the "
                    "network: same mathematics, faster after a minute (default: on CUDA)")
@@ -152,7 +152,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
         p.useless(args, "heads columns", "with --mixer mlp")
     for how in ("dry_run", "rehearse", "bench"):
         if getattr(args, how):
-            p.useless(args, "html", f"with --{how.replace('_', '-')}")
+            p.useless(args, "html record", f"with --{how.replace('_', '-')}")
     if not args.bench:
         p.useless(args, "bench_seconds", "without --bench")
         if not args.dry_run:
@@ -209,7 +209,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
             if ranks()[0] == 0:
                 save_model(out / "model.pt", state.ema, **monitor.extra(state))
                 say(trained(state, monitor, first, time.time() - begun, out))
-            result, seen = report(args, task, state, out)
+            result, seen = report(args, task, state, out, how["seconds"])
             if page:
                 page(state.ema, result, seen, how)
 
@@ -247,9 +247,10 @@ def trained(state: State, monitor: Monitor, first: int, seconds: float, out: Pat
     return text
 
 
-def report(args: argparse.Namespace, task: Task, state: State, out: Path) -> tuple[dict, Seen]:
+def report(args: argparse.Namespace, task: Task, state: State, out: Path, seconds: float
+           ) -> tuple[dict, Seen]:
     """Evaluate the trained model, show one answer, write the record if asked. Returns what `score`
-    returned and saw."""
+    returned and saw. seconds: of training."""
     copies = 8 if args.eval_copies is None else args.eval_copies
     seen = Seen()
     result = dict(score(task, state.ema, copies=copies, seen=seen if args.html else None),
@@ -267,7 +268,9 @@ def report(args: argparse.Namespace, task: Task, state: State, out: Path) -> tup
             more.append(search(task, state.ema, 64, 2))
         if ranks()[0] == 0:
             name = f"{args.preset}-seed{task.config.seed}"
-            write_record(args.record, name, out, task, state, [result, *more])
+            for other in more:
+                say(describe(other))  # so that it is not lost if the record cannot be written
+            write_record(args.record, name, out, task, state, [result, *more], seconds)
     return result, seen
 
 

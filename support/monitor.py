@@ -159,11 +159,12 @@ class Monitor:
         """How the model came about: steps, seconds, and what it ran on, one after the other."""
         device, resumed = state.carry.ids.device, getattr(state.ema, "extra", None)
         was = (resumed or {}).get("trained", {})
-        before = was.get("hardware", [] if resumed is None else ["unknown"])
+        earlier = was.get("hardware", [] if resumed is None else ["unknown"])
+        before = max(self.before, was.get("seconds", 0.0))  # in another folder the log is new
         here, hours = hardware(device), (time.time() - self.started) / 3600
         gpus = ranks()[1] if device.type == "cuda" else 0
-        return dict(steps=state.step, seconds=round(self.before + self.seconds(), 2),
-                    hardware=[*(h for h in before if h != here), here],
+        return dict(steps=state.step, seconds=round(before + self.seconds(), 2),
+                    hardware=[*(h for h in earlier if h != here), here],
                     gpu_hours=was.get("gpu_hours", 0.0) + gpus * hours, price=self.schedule.price,
                     memory=max(was.get("memory", 0.0), round(memory_used(device), 2)),
                     dtype=dtype_name(self.config, device), torch=str(torch.__version__),

@@ -10,6 +10,7 @@ For a model and a puzzle of one's own: Question("tokens", inputs, labels or None
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -123,7 +124,7 @@ def _letters(text: str, side: int, what: str, alphabet: dict[str, int]) -> np.nd
 
 def _numbers(text: str, config: Config) -> np.ndarray:
     """Text -> tokens (cells,). Raises ValueError."""
-    words = text.replace(",", " ").split()
+    words = re.sub(r"\b0+(?=\d)", "", text.replace(",", " ")).split()  # 007 is 7
     for i, word in enumerate(words):
         if not (word.isascii() and word.isdigit()) or int(word[:9]) >= config.vocab_size:
             raise ValueError(f"--puzzle: number {i + 1} is {word!r}; this model's tokens are 0 to "

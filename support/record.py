@@ -14,7 +14,6 @@ import torch
 from data.files import replacing
 from support.console import check_target, say
 from support.cost import describe_device
-from support.monitor import read_metrics
 from support.scoring import describe
 from support.tasks import ROOT, Task
 from tinytrm import State, ranks
@@ -30,13 +29,21 @@ def check_record(folder: Path) -> None:
     check_target("--record", folder / "any")
 
 
+def commit() -> str:
+    """Of this code, as far as that can be known."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
+                              text=True, cwd=ROOT)
+    except OSError:  # no git here
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
 def write_record(folder: Path, name: str, out: Path, task: Task, state: State,
-                 results: list[dict]) -> None:
-    """folder/NAME.md: command, hardware, time, figures, config; the log beside it."""
+                 results: list[dict], seconds: float) -> None:
+    """folder/NAME.md: command, hardware, seconds of training, figures, config; the log beside it.
+    """
     path, world = folder / f"{name}.md", ranks()[1]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
-                            cwd=ROOT).stdout.strip() or "unknown"
-    minutes = float(read_metrics(out / "metrics.csv")[-1]["seconds"]) / 60
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
     settings = dataclasses.asdict(task.config)
     if hints := task.about.get("hints"):
@@ -47,8 +54,8 @@ def write_record(folder: Path, name: str, out: Path, task: Task, state: State,
 
     {shlex.join(words)}
 
-{world} x {describe_device(state.carry.ids.device)}, torch {torch.__version__}, commit {commit},
-{time.strftime("%Y-%m-%d")}. Trained {state.step:,} steps in {minutes:.1f} minutes (compilation
+{world} x {describe_device(state.carry.ids.device)}, torch {torch.__version__}, commit {commit()},
+{time.strftime("%Y-%m-%d")}. Trained {state.step:,} steps in {seconds / 60:.1f} minutes (compilation
 included, evaluation and pauses between resumptions not). Log: {path.stem}.csv.
 
 ```

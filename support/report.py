@@ -149,7 +149,7 @@ def thoughts(task: Task, model: TRM, seen: Seen, steps: int, batch_size: int, mo
     if known:
         rows = np.array(asked.numbers) - 1
         return asked, total, seen.answers[:, rows], seen.q[:, rows]
-    with overheard(model) as parts:
+    with overheard(model, steps) as parts:
         tinytrm.solve(model, asked.inputs, asked.ids, steps, batch_size=batch_size)
     return asked, total, *by_step(parts, steps)
 

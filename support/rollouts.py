@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from data.grid import Random
 from support.processes import device_of
@@ -43,7 +45,7 @@ def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool 
             seen, restore = inputs, lambda answers: answers
             if k and copies and task.disguise:
                 seen, restore = task.disguise(inputs, draws(k, part))
-            run = rollout(model, seen, test.ids[part], steps, noise if k else 0, (k, int(part[0])))
+            run = rollout(model, seen, test.ids[part], steps, noise if k else 0, seeded(k, part, 1))
             last, kept = restore(run.last), run.kept
             if task.keeps_rules:
                 kept = task.keeps_rules(inputs, last)
@@ -81,8 +83,7 @@ def search(task: Task, model: TRM, count: int, guesses: int, steps: int | None =
                 if k:
                     seen, restore = task.disguise(guess(seen, answers[left], guesses, random),
                                                   random)
-                answers[left] = restore(rollout(model, seen, test.ids[part[left]], steps, 0,
-                                                (0, 0)).last)
+                answers[left] = restore(rollout(model, seen, test.ids[part[left]], steps).last)
                 used += len(left)
                 left = left[~task.keeps_rules(inputs[left], answers[left])]
             right[k] += int(((answers == labels) | (labels == 0)).all(1).sum())
@@ -107,38 +108,51 @@ def shown(count: int) -> list[int]:
     return sorted({2**k for k in range(count.bit_length()) if 2**k <= count} | {count})
 
 
+def seeded(k: int, rows: np.ndarray, *what: int) -> list[np.random.Generator]:
+    """One for each puzzle, so that it meets the same numbers in whatever batch."""
+    return [np.random.default_rng((k, int(row), *what)) for row in rows]
+
+
 def draws(k: int, rows: np.ndarray) -> Random:
-    """random(m) -> (len(rows), m) uniform numbers; the same for a puzzle in whatever batch."""
-    generators = [np.random.default_rng((k, int(row))) for row in rows]
+    """random(m) -> (len(rows), m) uniform numbers."""
+    generators = seeded(k, rows)
     return lambda m: np.stack([generator.random(m) for generator in generators])
 
 
 class Rollout(NamedTuple):
     """What thinking once about B puzzles has brought."""
 
-    last: np.ndarray  # (B, cells) answers after the last step
+    last: np.ndarray  # (B, cells) answers after all steps, those that `tinytrm.think` keeps
     first: np.ndarray  # (B, cells) answers when it was first sure, q > 0
-    q: np.ndarray  # (B,) after the last step
+    q: np.ndarray  # (B,) of `last`
     when: np.ndarray  # (B,) steps until it was sure, infinite where it never was
     kept: np.ndarray  # (B,) bool: the last answer is known to keep the rules
 
 
 @torch.no_grad()
-def rollout(model: TRM, inputs: np.ndarray, ids: np.ndarray, steps: int, noise: float,
-            seed: tuple[int, int]) -> Rollout:
-    """Think about puzzles (B, cells) with ids (B,)."""
+def rollout(model: TRM, inputs: np.ndarray, ids: np.ndarray, steps: int, noise: float = 0,
+            random: Sequence[np.random.Generator] = ()) -> Rollout:
+    """Think about puzzles (B, cells) with ids (B,); random: B generators of the noise."""
     x, i = (torch.from_numpy(t.astype(np.int64)).to(device_of(model)) for t in (inputs, ids))
-    rows, random = model.get_buffer("puzzle_table")[i], np.random.default_rng(seed)
-    y, z = model.start(len(x))
-    first, when = torch.zeros_like(x), torch.full((len(x),), math.inf, device=x.device)
+    rows, (y, z) = model.get_buffer("puzzle_table")[i], model.start(len(x))
+    last, first = torch.zeros_like(x), torch.zeros_like(x)
+    when = torch.full((len(x),), math.inf, device=x.device)
+    q = -when
     for step in range(steps):
         if noise:  # y and z have root-mean-square 1
-            y, z = (t + noise * torch.from_numpy(random.standard_normal(t.shape, np.float32)).to(t)
-                    for t in (y, z))
-        y, z, logits, q = model(x, rows, y, z)
-        answers, now = logits.argmax(-1), (q > 0) & when.isinf()
-        first[now], when[now] = answers[now], step + 1
-    return Rollout(*(t.cpu().numpy() for t in (answers, first, q, when, torch.zeros_like(now))))
+            y, z = (t + noise * normal(random, t) for t in (y, z))
+        y, z, logits, now = model(x, rows, y, z)
+        answers, sure = logits.argmax(-1), (now > 0) & when.isinf()
+        first[sure], when[sure] = answers[sure], step + 1
+        new = (now > q) | (model.config.keep == "last")  # as `tinytrm.think` does
+        last, q = torch.where(new[:, None], answers, last), torch.where(new, now, q)
+    return Rollout(*(t.cpu().numpy() for t in (last, first, q, when, torch.zeros_like(new))))
+
+
+def normal(random: Sequence[np.random.Generator], like: Tensor) -> Tensor:
+    """Normal numbers in the shape of (B, ...), each puzzle's from its own generator."""
+    numbers = [one.standard_normal(like.shape[1:], np.float32) for one in random]
+    return torch.from_numpy(np.stack(numbers)).to(like)
 
 
 def choose(selection: str, last: np.ndarray, first: np.ndarray, q: np.ndarray, when: np.ndarray,
@@ -156,7 +170,7 @@ def choose(selection: str, last: np.ndarray, first: np.ndarray, q: np.ndarray, w
     if selection == "first":
         fastest = np.lexsort((-q, when), axis=0)[0]
         return np.where(np.isinf(when).all(0)[:, None], surest, first[fastest, B])
-    votes = (last[:, None] == last[None]).all(3).sum(1)  # (K, B) how many agree with each
+    votes = np.stack([(one == last).all(2).sum(0) for one in last])  # (K, B) who agree with each
     return last[np.lexsort((-q, -votes), axis=0)[0], B]
 
 
@@ -166,7 +180,7 @@ def plot_rollouts(result: dict, path: Path) -> None:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     ax = figure.subplots()
-    for (selection, points), marker in zip(result["rollouts"].items(), "osd"):
+    for (selection, points), marker in zip(result["rollouts"].items(), "osd^"):
         label = f"{selection}: {SELECTIONS.get(selection, GUESS)}"
         values = [100 * v for v in points.values()]
         ax.plot([*points], values, marker=marker, label=label, alpha=0.7)

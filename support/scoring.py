@@ -5,7 +5,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +45,10 @@ def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
     test, (rank, world) = task.test, ranks()
     steps = steps or model.config.eval_steps
     wanted = seen is not None and world == 1 and not halt and steps * test.inputs.size <= MOST
-    with overheard(model, 1 if wanted else steps) as thoughts:
+    listening: AbstractContextManager[list] = nullcontext([])
+    if not halt:  # then batches shrink from step to step
+        listening = overheard(model, steps, each=wanted)
+    with listening as thoughts:
         result = shared(model, test, steps, halt, batch_size)
     if wanted:
         seen.answers, seen.q = by_step(thoughts, steps)
@@ -82,19 +85,26 @@ def shared(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool = 
 
 
 @contextmanager
-def overheard(model: TRM, every: int = 1) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
-    """The answers (B, cells) and q (B,) of every so many supervision steps that are made in here.
-    """
+def overheard(model: TRM, steps: int, each: bool = True
+              ) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+    """The answers (B, cells) and q (B,) that `tinytrm.think` yields, where batches take so many
+    steps in here: after each of these, or after the last."""
     thoughts: list[tuple[np.ndarray, np.ndarray]] = []
-    small, calls = np.uint8 if model.config.vocab_size <= 256 else np.int32, 0
+    small, step = np.uint8 if model.config.vocab_size <= 256 else np.int32, 0
+    answers = q = torch.empty(0)
 
     def listen(module: TRM, inputs: tuple, outputs: tuple) -> None:
-        nonlocal calls
-        calls += 1
-        if calls % every == 0:
-            _, _, logits, q = outputs
-            thoughts.append((logits.argmax(-1).cpu().numpy().astype(small),
-                             q.float().cpu().numpy()))
+        nonlocal answers, q, step
+        step = step % steps + 1
+        _, _, logits, now = outputs
+        if step == 1 or model.config.keep == "last":
+            answers, q = logits.argmax(-1), now
+        else:
+            new = now > q
+            answers = torch.where(new[:, None], logits.argmax(-1), answers)
+            q = torch.where(new, now, q)
+        if each or step == steps:
+            thoughts.append((answers.cpu().numpy().astype(small), q.float().cpu().numpy()))
 
     hook = model.register_forward_hook(listen)
     try:

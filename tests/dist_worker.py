@@ -1,13 +1,27 @@
 """Run by torchrun in test_distributed.py: train a small model; process 0 saves what came out."""
 import json
 import sys
+from functools import partial
 
 import torch
 import torch.distributed as dist
 
 import tinytrm
-from conftest import tiny, toy_puzzles
+from conftest import ROOT, tiny, toy_puzzles
+from data import sudoku
+from support.rollouts import rollouts, search
 from support.scoring import shared
+from support.tasks import Task
+
+
+def several_thoughts() -> tuple[dict, dict]:
+    """About Sudokus that no number of processes divides, by a model that solves some in a step."""
+    model, box = tinytrm.load(ROOT / "notebooks/models/sudoku6.pt"), (2, 3)
+    task = Task("sudoku", model.config, None, tinytrm.Puzzles(*sudoku.generate(19, box, seed=5)),
+                {}, disguise=partial(sudoku.disguise, box=box),
+                keeps_rules=partial(sudoku.keeps_rules, box=box))
+    return (rollouts(task, model, 3, noise=0.1, steps=1, batch_size=7),
+            search(task, model, 4, 2, steps=1, batch_size=7))
 
 
 def work(changes) -> dict:
@@ -22,7 +36,8 @@ def work(changes) -> dict:
 
     model = tinytrm.train(tiny(**changes), toy_puzzles(), on_step=on_step)
     result = shared(model, toy_puzzles(23, seed=5))
-    return dict(weights=model.state_dict(), losses=losses, result=result)
+    return dict(weights=model.state_dict(), losses=losses, result=result,
+                thoughts=several_thoughts())
 
 
 if __name__ == "__main__":

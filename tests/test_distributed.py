@@ -61,6 +61,12 @@ def test_processes_compute_the_same(processes, changes, alone, tmp_path):
     assert other["result"]["puzzles"] == 23
     mine, theirs = (r["result"]["cell_accuracy"] for r in (other, alone))
     assert mine == pytest.approx(theirs, abs=1e-6)
+    for these, those in zip(other["thoughts"], alone["thoughts"]):
+        assert these["puzzles"] == those["puzzles"] == 19
+        assert these.get("mean_rollouts") == pytest.approx(those.get("mean_rollouts"))
+        for name, shares in those["rollouts"].items():
+            assert these["rollouts"][name] == {k: pytest.approx(v) for k, v in shares.items()}
+            assert 0 < shares[1] < 1, "else this says nothing"
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are read from /proc")

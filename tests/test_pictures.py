@@ -105,7 +105,8 @@ def test_other_refusals(tmp_path, refused):
     own = tmp_path / "own.pt"
     tinytrm.save(own, tinytrm.TRM(tiny()))
     for text, words in (("1 2", "has 2 numbers, not 9"), ("6 " * 9, "number 1 is '6'"),
-                        ("1 2 x " * 3, "number 3 is 'x'"), ("1 -2 3 " * 3, "number 2 is '-2'")):
+                        ("1 2 x " * 3, "number 3 is 'x'"), ("1 -2 3 " * 3, "number 2 is '-2'"),
+                        ("1 " * 8 + "000000000999", "number 9 is '999'")):
         assert words in refused("evaluate.py", own, "--puzzle", text)
     assert "tinytrm.evaluate" in refused("evaluate.py", own, "--number", 1)
 

@@ -59,6 +59,7 @@ def test_values_out_of_range(name, flag, refused):
     (["--preset", "maze-mini", "--hints", 0.3], "does nothing for maze"),
     (["--eval_copies", 3], "does nothing for sudoku"), (["--augment_mazes"], "for sudoku"),
     (["--num_puzzles", 7], "data decides"), (["--heads", 4], "with --mixer mlp"),
+    (["--record", "x", "--bench"], "--record does nothing with --bench"),
     (["--gpus", 3], "without --dry-run"), (["--bench_seconds", 3], "without --bench"),
     (["--preset", "arc-mini", "--eval_puzzles", 3], "does nothing for ARC"),
     (["--preset", "arc-mini", "--allow_copies"], "does nothing for ARC"),

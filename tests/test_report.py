@@ -202,14 +202,28 @@ def test_a_page_of_mazes_thinks_once(tasks):
     assert shared.page == fresh.page and seen.answers.dtype == np.uint8
 
 
-def test_what_was_seen_is_what_think_yields(copying):
-    model, puzzles = copying
-    task, seen = Task("tokens", model.config, None, puzzles, {}), Seen()
-    score(task, model, steps=3, batch_size=64, seen=seen)
-    x, ids = torch.from_numpy(puzzles.inputs), torch.from_numpy(puzzles.ids)
-    for s, (answers, q, _) in enumerate(tinytrm.think(model, x, ids, 3)):
+@pytest.mark.parametrize("keep", ["last", "surest"])
+def test_what_was_seen_is_what_think_yields(keep):
+    """An untrained model whose answers and q change from step to step, and whose last answer is not
+    its surest; judged is what it keeps."""
+    model = tinytrm.TRM(tiny(keep=keep, seed=1))
+    torch.nn.init.normal_(model.q_weight, generator=torch.Generator().manual_seed(0))
+    x = toy_puzzles(160)
+    puzzles = Puzzles(x.inputs, tinytrm.solve(model, x.inputs, x.ids, 5).answers, x.ids)
+    known = lambda inputs, answers, labels: (answers == labels).all(1)
+    task = Task("tokens", model.config, None, puzzles, {}, judges=dict(known=known))
+    seen = Seen()
+    result = score(task, model, steps=5, batch_size=64, seen=seen)
+    assert result["known"] == result["exact_accuracy"] == 1
+    assert score(task, model, steps=5)["known"] == 1
+    halted = score(task, model, 5, halt=True)
+    assert halted["known"] == halted["exact_accuracy"] > 0.9
+    steps = [*tinytrm.think(model, *map(torch.from_numpy, (puzzles.inputs, puzzles.ids)), 5)]
+    for s, (answers, q, _) in enumerate(steps):
         assert (seen.answers[s] == answers.numpy()).all()
         assert np.allclose(seen.q[s], q.numpy(), atol=1e-5)
+    assert (seen.q[1:] < seen.q[:-1]).any() == (keep == "last"), "else this says nothing"
+    assert (seen.answers[0] != seen.answers[-1]).any()
 
 
 def test_halting_and_too_much_to_keep_are_thought_about_anew(tasks, monkeypatch):
