@@ -30,7 +30,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections import Counter, namedtuple
+from collections import Counter, deque, namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -209,7 +209,6 @@ class Layer(nn.Module):
             self.mix_in, self.mix_out = matrix(3 * D, D), matrix(D, D)
         self.gate_up, self.down = matrix(2 * config.inner(D), D), matrix(D, config.inner(D))
         self.meet = matrix(D, D) if config.symbols > 1 else None
-
     def forward(self, h: Tensor) -> Tensor:
         """(L, B, K, D) -> the same, in the dtype of h; K is 1 without symbols."""
         if self.config.mixer == "mlp":
@@ -223,7 +222,6 @@ class Layer(nn.Module):
             h = rms_norm(h + F.linear(h.mean(2, keepdim=True), self.meet.to(h.dtype)))
         gate, up = (F.linear(h, w) for w in self.gate_up.to(h.dtype).chunk(2))
         return rms_norm(h + F.linear(F.silu(gate) * up, self.down.to(h.dtype)))
-
     def attention(self, h: Tensor) -> Tensor:
         """Self-attention, every position sees all: (L, B, D) -> (L, B, D)."""
         (L, B, D), c = h.shape, self.config
@@ -299,7 +297,7 @@ def should_halt(config: Config, q: Tensor, steps: Tensor, explore: Tensor) -> Te
 def lr_factor(config: Config, step: int) -> float:
     """What the learning rates are multiplied by: linear warm-up, then 1 or a cosine to zero."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
-    done = max(0.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    done = min(1.0, max(0.0, (step - config.warmup) / max(1, config.steps - config.warmup)))
     return warm * (0.5 + 0.5 * math.cos(math.pi * done) if config.cosine else 1.0)
 
 def puzzle_sign_sgd(table: Tensor, ids: Tensor, grads: Tensor, lr: float, decay: float) -> None:
@@ -452,9 +450,9 @@ def ranks() -> tuple[int, int]:
 @torch.no_grad()
 def think(model: TRM, inputs: Tensor, ids: Tensor, steps: int | None = None,
           halt: bool = False) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (answers (B, cells), q (B,), steps used (B,)) after each supervision step. With `halt`,
-    a puzzle whose q > 0 keeps its answer and costs nothing more. Without, every puzzle takes all
-    steps (default: eval_steps), as in the authors' evaluation."""
+    """Yield (answers (B, cells), q (B,), steps used (B,)) after each supervision step; inputs and
+    ids (B,) are int64. With `halt`, a puzzle whose q > 0 keeps its answer and costs nothing more.
+    Without, every puzzle takes all steps (default: eval_steps), as in the authors' evaluation."""
     (y, z), active = model.start(len(inputs)), torch.arange(len(inputs), device=inputs.device)
     answers, q, used = torch.zeros_like(inputs), active - math.inf, active.clone()
     for step in range(1, 1 + (steps or model.config.eval_steps)):
@@ -472,7 +470,7 @@ def solve(model: TRM, inputs, ids=None, steps: int | None = None, halt: bool = F
           batch_size: int = 256) -> Solution:
     """Answer puzzles: inputs (N, cells) tokens, ids (N,) puzzle ids. Raises ValueError."""
     puzzles = Puzzles(inputs, np.ones_like(inputs), ids)  # labels that nobody looks at
-    ends = [thoughts[-1] for _, thoughts in batches(model, puzzles, steps, halt, batch_size)]
+    ends = [deque(t, 1)[0] for _, t in batches(model, puzzles, steps, halt, batch_size)]
     return Solution(*(torch.cat(t).cpu().numpy() for t in zip(*ends)))
 
 def evaluate(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool = False,
@@ -496,12 +494,14 @@ def batches(model: TRM, puzzles: Puzzles, steps: int | None, halt: bool, size: i
     for i in range(0, len(puzzles), size):
         x, labels, ids = (torch.from_numpy(t[i:i + size].astype(np.int64)).to(model.y_init.device)
                           for t in (puzzles.inputs, puzzles.labels, puzzles.ids))
-        yield labels, [*think(model, x, ids, steps, halt)]
+        yield labels, think(model, x, ids, steps, halt)
 # ---- 9. Files ------------------------------------------------------------------------------------
 def save(path: str | Path, model: TRM, **extra) -> None:
-    """Write weights, config and `extra` (plain values, tensors). Raises OSError."""
+    """Write weights, config and `extra` (plain values, tensors). Raises what torch does."""
+    extra = {k: v.item() if isinstance(v, np.generic) else v for k, v in extra.items()}
     torch.save(dict(format="tinytrm-2", config=dataclasses.asdict(model.config), extra=extra,
                     weights=model.state_dict()), f"{path}.tmp")
+    torch.load(f"{path}.tmp", weights_only=True, mmap=True)  # better refused here than by `load`
     Path(f"{path}.tmp").replace(path)  # at one go: there is the old file or the whole new one
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> TRM:

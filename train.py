@@ -209,7 +209,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
             if ranks()[0] == 0:
                 save_model(out / "model.pt", state.ema, **monitor.extra(state))
                 say(trained(state, monitor, first, time.time() - begun, out))
-            result, seen = report(args, task, state, out, how["seconds"])
+            result, seen = report(args, task, state, out, how)
             if page:
                 page(state.ema, result, seen, how)
 
@@ -247,10 +247,10 @@ def trained(state: State, monitor: Monitor, first: int, seconds: float, out: Pat
     return text
 
 
-def report(args: argparse.Namespace, task: Task, state: State, out: Path, seconds: float
+def report(args: argparse.Namespace, task: Task, state: State, out: Path, how: dict
            ) -> tuple[dict, Seen]:
     """Evaluate the trained model, show one answer, write the record if asked. Returns what `score`
-    returned and saw. seconds: of training."""
+    returned and saw. how: what `Monitor.trained` says."""
     copies = 8 if args.eval_copies is None else args.eval_copies
     seen = Seen()
     result = dict(score(task, state.ema, copies=copies, seen=seen if args.html else None),
@@ -270,7 +270,7 @@ def report(args: argparse.Namespace, task: Task, state: State, out: Path, second
             name = f"{args.preset}-seed{task.config.seed}"
             for other in more:
                 say(describe(other))  # so that it is not lost if the record cannot be written
-            write_record(args.record, name, out, task, state, [result, *more], seconds)
+            write_record(args.record, name, out, task, state, [result, *more], how)
     return result, seen
 
 

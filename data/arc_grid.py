@@ -84,6 +84,7 @@ def render(*grids: np.ndarray, colour: bool = True) -> str:
 
 def pack(grid: np.ndarray) -> bytes:
     """A grid as bytes, two cells in one: rows, columns, colours. Equal grids, equal bytes."""
+    grid = np.asarray(grid, np.uint8)
     cells = np.append(grid.ravel(), np.zeros(grid.size % 2, np.uint8))
     return bytes(grid.shape) + (cells[::2] << 4 | cells[1::2]).tobytes()
 

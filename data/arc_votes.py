@@ -67,7 +67,7 @@ class Votes:
         """
         if not 0 < row < len(self.table) or self.table.tasks[self.table.task[row]] != task:
             raise ValueError(f"puzzle id {row} is no copy of task {task}")
-        if not 0 <= index < len(self.corpus.tasks[task].tests):
+        if task not in self.corpus.tasks or not 0 <= index < len(self.corpus.tasks[task].tests):
             raise ValueError(f"task {task} has no test input {index}")
         if not math.isfinite(q):
             raise ValueError(f"task {task} test {index}, puzzle id {row}: q is {q}, no number; "

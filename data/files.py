@@ -185,7 +185,7 @@ def read_rows(path: str | Path) -> Rows:
 def fetch(url: str, path: str | Path, sha256: str | None = None) -> None:
     """Stream a URL into a file, which appears complete and with this `sha256` or not at all.
 
-    Raises ValueError. What was fetched before stays, so that a second try goes on from there.
+    Raises ValueError. Other files, fetched before, stay: a second try begins with this one.
     """
     path, digest, done = Path(path), hashlib.sha256(), 0
     try:

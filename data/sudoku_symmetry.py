@@ -49,10 +49,13 @@ def _renaming(keys):
     return np.concatenate([fixed, rank], 1).astype(np.uint8)
 
 
-def _symmetries(count, random, box):
-    """Random symmetries, all equally likely: where each cell comes from (count, L), and the new
-    name of each token (count, S + 2)."""
-    (r, c), S = box, geometry(box).side
+def _symmetries(shape, random, box):
+    """Random symmetries, all equally likely, of grids (count, L): where each cell comes from
+    (count, L), and the new name of each token (count, S + 2)."""
+    (count, length), (r, c), S = shape, box, geometry(box).side
+    if length != S * S:
+        raise ValueError(f"a Sudoku with boxes of {r}x{c} has {S * S} cells, and these have "
+                         f"{length}; give their box")
     rows = _arrange(random(c), random(S).reshape(count, c, r))
     cols = _arrange(random(r), random(S).reshape(count, r, c))
     cells, keys = _cells(rows, cols), random(S)
@@ -75,7 +78,7 @@ def augment(inputs: np.ndarray, labels: np.ndarray, random: Random, box: Box = (
     empty cell with a chance of the copy's own, up to MOST_SHOWN. The solution stays the only one,
     and such copies hardly ever ask the same question twice.
     """
-    cells, names = _symmetries(len(inputs), random, box)
+    cells, names = _symmetries(inputs.shape, random, box)
     inputs, labels = _moved(inputs, cells, names), _moved(labels, cells, names)
     if hints:  # NOTE(paper): not in it, and in no preset; docs/experiments.md
         chance = np.where(random(1) < hints, MOST_SHOWN * random(1), 0)
@@ -88,7 +91,7 @@ def disguise(inputs: np.ndarray, random: Random, box: Box = (2, 3)
              ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
     """Random symmetric copies of the puzzles (B, L), and a function that turns answers to them
     (B, L) into answers to the puzzles themselves."""
-    cells, names = _symmetries(len(inputs), random, box)
+    cells, names = _symmetries(inputs.shape, random, box)
 
     def restore(answers):
         return _moved(answers, cells.argsort(1), names.argsort(1))  # an inverse is an argsort

@@ -22,8 +22,8 @@ from support.processes import agree
 from tinytrm import TRM, State, ranks
 
 MAY_CHANGE = ("steps", "micro_batch", "eval_steps")  # fields of Config, from one part to the next
-# Entries of Task.about, which may not: the last is missing from older checkpoints.
-SAME_DATA = ("kind", "sha256", "split", "augmented", "hints")
+# Entries of Task.about, which may not, and what it is where a checkpoint does not say.
+SAME_DATA = dict(kind=None, sha256=None, split=None, augmented=None, hints=0.0)
 
 
 def write_checkpoint(out: Path, state: State, **extra: Any) -> None:
@@ -170,7 +170,7 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
         raise ValueError(f"{folder}: made with another config ({', '.join(differ)}); give the same "
                          "flags, or another --out")
     was = about_of(ema)
-    if about and was and any((about.get(k) or 0) != (was.get(k) or 0) for k in SAME_DATA):
+    if about and was and any(about.get(k, v) != was.get(k, v) for k, v in SAME_DATA.items()):
         raise ValueError(f"{folder}: trained on other puzzles ({was.get('data')}) than these "
                          f"({about.get('data')}), or with other hints; give the same --data and "
                          "--hints, or another --out")
@@ -183,7 +183,6 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
     state.step, state.ema.extra = step, ema.extra  # the latter says how it was trained
     if carry is None:
         return f", by {then} processes: the puzzles in thought start anew"
-    device = state.carry.ids.device
-    state.carry = SimpleNamespace(**{k: v if k == "halted" else v.to(device)
-                                     for k, v in carry.items()})
+    # As here, device and dtype: the forward pass computes in that of y.
+    state.carry = SimpleNamespace(**{k: v.to(getattr(state.carry, k)) for k, v in carry.items()})
     return ""

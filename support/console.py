@@ -3,6 +3,7 @@ reads any more."""
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import signal
@@ -156,10 +157,13 @@ signals = Signals()
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Print at once. Where nobody reads any more (`| head`, a closed terminal) that is a signal."""
+    """Print at once. Where nobody reads any more (`| head`, a closed terminal) that is a signal; a
+    full disk under the log is none, and the text is tried again with the next."""
     try:
         print(text, end=end, flush=True)
     except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            return warn(f"standard output: {e.strerror}")
         if not isinstance(e, BrokenPipeError):
             warn(f"standard output: {e.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -56,7 +56,9 @@ def check_folder(out: Path, given: bool, resume: str | bool | None, overwrite: b
     found = checkpoints(out)
     start = found[-1] if found and (resume in (True, "auto") or is_restart(out)) else None
     if is_restart(out):
-        return start
+        asked = Path(str(resume)) if resume not in (None, True, "auto") else out
+        lost_early = is_checkpoint(asked) and not (start and start.name >= asked.name)
+        return asked if lost_early else start
     if resume is True and not found:
         raise FileNotFoundError(f"--resume: there is no checkpoint in {out}")
     if resume not in (None, True, "auto"):
@@ -65,6 +67,10 @@ def check_folder(out: Path, given: bool, resume: str | bool | None, overwrite: b
             raise FileNotFoundError(f"--resume {resume}: is no checkpoint folder")
     if overwrite:
         return start
+    if start and start.resolve().parent != out.resolve() and is_used(out):
+        raise ValueError(f"--out {out}: {start} is no checkpoint of the run in there; --resume "
+                         "without it goes on with that run, --overwrite replaces it, or name "
+                         "another folder by --out")
     if start and found and found[-1].name > start.name:
         raise ValueError(f"{found[-1]} is newer than {start}; give another --out, or --overwrite "
                          "to go back for good")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import tinytrm
+from data.files import replacing
 from support.checkpoints import save_model, write_checkpoint
 from support.console import Stopped, reason, say, signals, warn
 from support.cost import dtype_name, hardware, memory_used
@@ -60,8 +62,8 @@ class Monitor:
         self.pending: list[Tensor] = []
         rows = read_metrics(out / "metrics.csv") if ranks()[0] == 0 else []
         self.before = float(rows[-1]["seconds"]) if rows else 0.0
-        looks = [(float(r["held_out_exact"]), int(r["step"])) for r in rows if r["held_out_exact"]]
-        self.best, self.best_step = max(looks, default=(-1.0, 0))
+        kept = kept_in(out / "best.pt")
+        self.best, self.best_step = kept.get("held_out", -1.0), kept.get("step", 0)
         self.started = self.saved = time.time()
         self.pause, self.logged = 0.0, 0.0
         self.first_step: int | None = None
@@ -183,8 +185,8 @@ class Monitor:
     def log(self, state: State, rows: Tensor, held_out: float | str, last: bool) -> None:
         """A row of metrics.csv; now and then a line on the screen."""
         config, seconds = self.config, self.seconds()
-        count = max(1, rows[:, 3].sum().item())
-        means = [*rows[:, :3].mean(0), rows[:, 3].sum(), *rows[:, 4:].sum(0) / count]
+        count = rows[:, 3].sum().item()  # where no slot has halted, the shares are of nothing
+        means = [*rows[:, :3].mean(0), rows[:, 3].sum(), *rows[:, 4:].sum(0) / (count or math.nan)]
         f = dict(zip(METRICS, (m.item() for m in means)))
         lr = config.lr * tinytrm.lr_factor(config, state.step - 1)
         with open(self.out / "metrics.csv", "a", newline="") as file:
@@ -193,9 +195,10 @@ class Monitor:
         if seconds - self.logged < self.schedule.log_seconds and not last and held_out == "":
             return
         self.logged, speed, left = seconds, self.speed(state), self.left(state)
+        right = (f"right {f['cell_accuracy']:4.0%} of cells {f['exact_accuracy']:4.0%} of puzzles, "
+                 f"in {f['steps']:4.1f} steps" if count else "no puzzle has been left yet")
         say(f"step {state.step:>{len(str(config.steps))}}/{config.steps}   loss {f['loss']:.3f}   "
-            f"right {f['cell_accuracy']:4.0%} of cells {f['exact_accuracy']:4.0%} of puzzles, in "
-            f"{f['steps']:4.1f} steps   {speed:.1f}/s, {self.outlook(state, left)}"
+            f"{right}   {speed:.1f}/s, {self.outlook(state, left)}"
             + (f"   held out {held_out:.1%}" if held_out != "" else ""))
 
     def outlook(self, state: State, left: int) -> str:
@@ -206,8 +209,7 @@ class Monitor:
             words.append(time.strftime("ends %a %H:%M", time.localtime(time.time() + left)))
         words.append(f"{memory_used(device):.1f} GiB")
         if device.type == "cuda":
-            hours = (self.before + time.time() - self.started) / 3600
-            words.append(f"${hours * ranks()[1] * self.schedule.price:.2f} so far")
+            words.append(f"${self.trained(state)['gpu_hours'] * self.schedule.price:.2f} so far")
         return ", ".join(words)
 
     def save_or_stop(self, state: State, due: bool, last: bool) -> None:
@@ -222,6 +224,11 @@ class Monitor:
                 if ranks()[0] == 0 and self.saved - now > 1:
                     say(f"checkpoint at step {state.step:,} took {self.saved - now:.1f} s")
             except OSError as e:
+                if last:  # then at least the result, which is smaller
+                    if ranks()[0] == 0:
+                        with suppress(OSError):
+                            save_model(self.out / "model.pt", state.ema, **self.extra(state))
+                    agree(False, device)
                 if last or stop:
                     raise
                 self.saved = time.time()  # and not again at the next step
@@ -240,6 +247,14 @@ def forgiven() -> Iterator[None]:
         warn(f"{reason(e)}; training goes on")
 
 
+def kept_in(path: Path) -> dict[str, Any]:
+    """What `Monitor.keep` said of a file: step, held_out. Empty if there is no such file."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["extra"]["kept"]
+    except Exception:  # none there, or of another version: a dozen kinds of error
+        return {}
+
+
 def read_metrics(path: Path) -> list[dict[str, str]]:
     """The rows of a metrics.csv, without those that were cut off."""
     if not path.is_file():
@@ -252,7 +267,9 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 def start_metrics(path: Path, step: int) -> None:
     """A new metrics.csv, or the old one without the rows after this step."""
     rows = [r for r in read_metrics(path) if int(r["step"]) <= step] if step else []
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, HEADER)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, HEADER)
+    writer.writeheader()
+    writer.writerows(rows)
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())

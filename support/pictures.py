@@ -97,7 +97,7 @@ def sudoku(ax: Axes, inputs: ArrayLike, answer: ArrayLike | None = None,
             ax.add_patch(Rectangle((x, y), 1, 1, color=ORANGE, alpha=strength, lw=0))
         token = asked[i] if given or now is None else now[i]
         # also a clue, if the answer has another digit in its place
-        wrong = right is not None and now is not None and now[i] != right[i]
+        wrong = right is not None and now is not None and now[i] != right[i] > 0
         if token > 1:
             colour = INK if given else RED if wrong else BLUE
             _write(ax, x, y, DIGITS[token - 2], 66 / side, colour, given)
@@ -124,7 +124,7 @@ def maze(ax: Axes, inputs: ArrayLike, answer: ArrayLike | None = None,
             _write(ax, x, y, "SG"[asked[i] - 3], 84 / side, INK, True)
         path = now is not None and now[i] == 5
         missed = now is not None and not path and right is not None and right[i] == 5
-        wrong = right is not None and now is not None and now[i] != right[i] and not missed
+        wrong = right is not None and now is not None and now[i] != right[i] > 0 and not missed
         if path:
             ax.plot(x + 0.5, y + 0.5, "o", ms=40 / side, color=RED if wrong else BLUE)
         elif missed:

@@ -162,7 +162,7 @@ def held_out(task: Task, number: int) -> Question:
         total = sum(len(t.tests) for t in task.corpus.asked)
     else:
         total = len(task.test)
-    if number > total:
+    if not 1 <= number <= total:
         raise ValueError(f"--number {number}: there are {total:,} held-out puzzles")
     name = f"held-out puzzle {number:,} of {total:,}"
     if task.kind == "arc":

@@ -6,17 +6,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
-
-import torch
 
 from data.files import replacing
 from support.console import check_target, say
-from support.cost import describe_device
 from support.scoring import describe
 from support.tasks import ROOT, Task
-from tinytrm import State, ranks
+from tinytrm import State
 
 
 def check_record(folder: Path) -> None:
@@ -40,10 +36,11 @@ def commit() -> str:
 
 
 def write_record(folder: Path, name: str, out: Path, task: Task, state: State,
-                 results: list[dict], seconds: float) -> None:
-    """folder/NAME.md: command, hardware, seconds of training, figures, config; the log beside it.
-    """
-    path, world = folder / f"{name}.md", ranks()[1]
+                 results: list[dict], how: dict) -> None:
+    """folder/NAME.md: command, hardware, time, figures, config; the log beside it. how: what
+    `Monitor.trained` says."""
+    path = folder / f"{name}.md"
+    hardware, minutes = "; before: ".join(reversed(how["hardware"])), how["seconds"] / 60
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
     settings = dataclasses.asdict(task.config)
     if hints := task.about.get("hints"):
@@ -54,9 +51,9 @@ def write_record(folder: Path, name: str, out: Path, task: Task, state: State,
 
     {shlex.join(words)}
 
-{world} x {describe_device(state.carry.ids.device)}, torch {torch.__version__}, commit {commit()},
-{time.strftime("%Y-%m-%d")}. Trained {state.step:,} steps in {seconds / 60:.1f} minutes (compilation
-included, evaluation and pauses between resumptions not). Log: {path.stem}.csv.
+{hardware}, {how["dtype"]}, torch {how["torch"]}, commit {commit()},
+{how["date"]}. Trained {state.step:,} steps in {minutes:.1f} minutes (compilation, evaluation and
+pauses between resumptions not included). Log: {path.stem}.csv.
 
 ```
 {figures}

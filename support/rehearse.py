@@ -23,11 +23,11 @@ from support.checkpoints import read_checkpoint, write_checkpoint
 from support.console import say
 from support.cost import CARD, describe_device, hours, memory_used, timed_step
 from support.folders import checkpoints
-from support.monitor import LONG, LOOKS, Schedule
+from support.monitor import LONG, LOOKS, SYNC, Schedule
 from support.processes import agree, restarted
 from support.scoring import score
 from support.tasks import Task, sample
-from tinytrm import State, ranks
+from tinytrm import Config, State, ranks
 
 WARM, STEPS, AGAIN = 5, 30, 3  # steps to warm up, to time, to do after the checkpoint
 NOTES = "rehearsal.json"
@@ -36,8 +36,11 @@ NOTES = "rehearsal.json"
 def rehearse(task: Task, state: State, out: Path, schedule: Schedule) -> None:
     """Do all that in a folder beside `out`, which goes again; print what it means.
 
-    Raises ValueError if the verdict is bad.
+    Raises ValueError if the verdict is bad, or the run too short to be rehearsed.
     """
+    if task.config.steps < WARM + STEPS:
+        raise ValueError(f"--rehearse makes {WARM + STEPS} steps, and --steps says "
+                         f"{task.config.steps}: there is nothing to rehearse")
     folder = out.parent / f".{out.name}.trial"
     try:
         lost, notes = perform(task, state, folder)
@@ -53,11 +56,12 @@ def rehearse(task: Task, state: State, out: Path, schedule: Schedule) -> None:
 def perform(task: Task, state: State, folder: Path) -> tuple[str, dict[str, Any]]:
     """What became of the process that was to be lost, and what was measured."""
     (rank, world), device = ranks(), state.carry.ids.device
+    puzzles: Any = Checked(task.train)
     loses_one = world > 1 and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0
     if restarted() and checkpoints(folder):
         notes = json.loads((folder / NOTES).read_text())
     else:
-        notes = first_half(task, state, folder)
+        notes = first_half(task, state, puzzles, folder)
         if loses_one:
             if rank == 0:
                 say(f"          process {world - 1} is killed now, on purpose")
@@ -66,11 +70,11 @@ def perform(task: Task, state: State, folder: Path) -> tuple[str, dict[str, Any]
                 os.kill(os.getpid(), signal.SIGKILL)
     weights = [p.detach().clone() for p in state.model.parameters()]
     for _ in range(AGAIN):
-        timed_step(state, task.train)
+        timed_step(state, puzzles)
     read_checkpoint(checkpoints(folder)[-1], state, task.about)
     if not restarted():  # else the weights before were fresh ones
         notes["same"] = all(map(torch.equal, weights, state.model.parameters()))
-    timed_step(state, task.train)
+    timed_step(state, puzzles)
     begun, some = time.time(), dataclasses.replace(task)
     if task.test:
         some.test = sample(task.test, 256 * world)
@@ -85,19 +89,31 @@ def perform(task: Task, state: State, folder: Path) -> tuple[str, dict[str, Any]
     return "there is only one process", notes
 
 
-def first_half(task: Task, state: State, folder: Path) -> dict[str, Any]:
+class Checked:
+    """Puzzles to draw from, which a run checks once and not at each of its steps."""
+
+    def __init__(self, puzzles: Any):
+        self.draw = puzzles.draw
+
+    def check(self, config: Config) -> None:
+        """They have been."""
+
+
+def first_half(task: Task, state: State, puzzles: Any, folder: Path) -> dict[str, Any]:
     """Steps and a checkpoint; what was measured."""
     rank, device = ranks()[0], state.carry.ids.device
     if rank == 0:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     agree(False, device)  # the folder is there, and empty
-    times = [timed_step(state, task.train) for _ in range(WARM + STEPS)]
+    task.train.check(task.config)
+    times = [timed_step(state, puzzles) for _ in range(WARM + STEPS)]
     begun = time.time()
     write_checkpoint(folder, state, **task.extra())
-    files = [f.stat().st_size for f in checkpoints(folder)[-1].iterdir()]
+    sizes = {f.name: f.stat().st_size for f in checkpoints(folder)[-1].iterdir()}
     notes = dict(step=median(times[WARM:]), warm=sum(times[:WARM]), save=time.time() - begun,
-                 size=sum(files), free=shutil.disk_usage(folder).free, same=True)
+                 size=sum(sizes.values()), model=sizes["model.pt"],
+                 free=shutil.disk_usage(folder).free, same=True)
     if rank == 0:
         (folder / NOTES).write_text(json.dumps(notes))
     return notes
@@ -112,7 +128,8 @@ def report(task: Task, notes: dict[str, Any], schedule: Schedule, lost: str, dev
     looks = LOOKS if training > LONG else 1.0
     if schedule.eval_every is not None:
         looks = config.steps / schedule.eval_every if schedule.eval_every else 1.0
-    saves = config.steps / schedule.save_every + training / 60 / schedule.save_minutes
+    saves = config.steps / schedule.save_every
+    saves += training / max(60 * schedule.save_minutes, SYNC * step)
     total = (notes["warm"] + training + looks * notes["look"] + saves * notes["save"]) / 3600
     eager, compiled = hours(config, world)
     say(f"measured  {1000 * step:.3g} ms a step, {notes['memory']:.2f} GiB in each process; a "
@@ -124,13 +141,17 @@ def report(task: Task, notes: dict[str, Any], schedule: Schedule, lost: str, dev
         f"dry run   {compiled:.2f} hours compiled, {eager:.2f} eager, on {world} x {CARD}: an "
         "estimate\n"
         f"lost one  {lost}")
-    copies = 3 + (1 + schedule.milestones) / 3  # best and milestones: a third of a checkpoint each
+    # Two checkpoints and a third in the making; best, milestones, and one of these in the making.
+    need = 3 * notes["size"] + (2 + schedule.milestones) * notes["model"]
     problems = []
+    if world > 1 and notes["save"] > 15:
+        say("remark    torchrun kills its processes 30 s after a signal, and a checkpoint takes "
+            f"{notes['save']:.0f} s: start it with --shutdown-timeout=300")
     if not notes["same"]:
         problems.append("the checkpoint does not give back the weights")
-    if notes["free"] < copies * notes["size"]:
+    if notes["free"] < need:
         problems.append(f"the disk has {notes['free'] / 1e9:.1f} GB left, the run needs "
-                        f"{copies * notes['size'] / 1e9:.1f}")
+                        f"{need / 1e9:.1f}")
     if notes["save"] > 15 * schedule.save_minutes:
         problems.append("a quarter of the time would go into checkpoints: raise --save_minutes")
     if device.type == "cuda":

@@ -240,9 +240,10 @@ def curves(rows: list[dict[str, str]]) -> dict[str, list]:
     means = []
     for part in np.array_split(np.arange(len(rows)), min(200, len(rows)) or 1):
         some = [rows[i] for i in part]
-        means.append([int(some[-1]["step"]) if some else 0, *(
-            float(np.mean([float(r[key]) for r in some] or [0]))
-            for key in ("loss", "exact_accuracy", "cell_accuracy"))])
+        columns = ([v for r in some if math.isfinite(v := float(r[key]))]  # not where none halted
+                   for key in ("loss", "exact_accuracy", "cell_accuracy"))
+        means.append([int(some[-1]["step"]) if some else 0,
+                      *(float(np.mean(column or [0])) for column in columns)])
     looks = [[int(r["step"]), float(r["held_out_exact"])] for r in rows if r["held_out_exact"]]
     return dict(means=means, looks=looks) if rows else {}
 

@@ -85,6 +85,7 @@ def reopen(model: TRM, data: Path | None = None) -> Task:
         raise ValueError("this model does not say what it was trained on: not made by train.py; "
                          "evaluate it from Python, by tinytrm.evaluate or support.report.page")
     path = Path(data) if data else ROOT / about["data"]  # an absolute path stays what it is
+    about = dict(about, data=_portable(path)) if data else about  # what errors and pages name
     if about["kind"] == "arc":
         table = arc.Table(about["tasks"], *(extra["puzzle_ids"][k].numpy() for k in TABLE))
         if table.sha256() != about["sha256"] or len(table) != config.num_puzzles:

@@ -36,6 +36,7 @@ from data.arc import (
     restore,
     table_from_identifiers,
 )
+from data.arc_grid import pack, unpack
 from data.arc_mini import RULES, SIDE, make_task, mini_corpus, write_tasks
 from data.files import read_json
 
@@ -888,6 +889,15 @@ def test_votes_reject_what_does_not_belong(tiny):
         one_line(error)
     with pytest.raises(ValueError, match="diverged"):
         vote(votes, 0, grid("1"), float("nan"))
+    with pytest.raises(ValueError, match="no test input"):  # the table knows it, the corpus not
+        Votes(Corpus("empty", {}), tiny[1], side=4).add("t", 0, 1, encode(grid("1"), side=4), 0.0)
+
+
+def test_a_grid_is_the_same_in_any_dtype():
+    """A task made by hand, in int64, never got a vote that was right."""
+    rows = [[1, 2, 3], [4, 5, 6]]
+    assert pack(np.array(rows)) == pack(np.array(rows, np.uint8))
+    assert unpack(pack(np.array(rows))).tolist() == rows
 
 
 def test_missing_outputs_allow_a_submission_but_no_score(tiny):

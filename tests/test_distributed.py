@@ -154,6 +154,21 @@ def test_resumed_training_is_bit_identical(tmp_path):
     assert same(whole.ema.state_dict().values(), second.ema.state_dict().values())
 
 
+def test_a_run_goes_on_in_the_dtype_of_the_new_machine(tmp_path, monkeypatch):
+    """dtype "auto": the carry kept that of the old one, and with it all that was computed."""
+    config = tiny(steps=4, dtype="auto")
+    monkeypatch.setattr(tinytrm, "compute_dtype", lambda *_: torch.float32)
+    state = State(config)
+    tinytrm.train(config, toy_puzzles(), state=state)
+    write_checkpoint(tmp_path, state)
+    monkeypatch.setattr(tinytrm, "compute_dtype", lambda *_: torch.bfloat16)
+    again = State(config)
+    read_checkpoint(checkpoints(tmp_path)[0], again)
+    assert again.carry.y.dtype == again.carry.z.dtype == torch.bfloat16
+    assert same([state.carry.y.bfloat16(), state.carry.halted, state.carry.inputs],
+                [again.carry.y, again.carry.halted, again.carry.inputs])
+
+
 def flip_bit(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -201,6 +216,9 @@ def test_checkpoints_of_other_runs_are_refused(saved):
         read_checkpoint(last, State(tiny(steps=8, lr=0.5)))
     with pytest.raises(ValueError, match="trained on other puzzles"):
         read_checkpoint(last, State(tiny(steps=8)), ABOUT | dict(sha256="y"))
+    with pytest.raises(ValueError, match="trained on other puzzles"):  # 0 is a seed, None no split
+        read_checkpoint(last, State(tiny(steps=8)), ABOUT | dict(split=0))
+    assert read_checkpoint(last, State(tiny(steps=8)), ABOUT | dict(hints=0.0)) == ""
     with pytest.raises(ValueError, match="is at step 8, beyond --steps 7"):
         read_checkpoint(last, State(tiny(steps=7)))
 

@@ -1,11 +1,13 @@
 """How programs end: errors, signals, pipes, terminals; memory, devices and other things that a
 program must know of its machine."""
 import datetime
+import errno
 import signal
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,8 +15,9 @@ import torch
 import tinytrm
 from conftest import ROOT, SMALL, begin, process, run, tiny, toy_puzzles
 from data import maze
-from support import console, cost, monitor, processes
+from support import console, cost, monitor, processes, report
 from support.presets import PRESETS
+from support.tasks import Task
 
 # ------------------------------------------------------------------------------------------------
 # Errors
@@ -189,11 +192,64 @@ def test_the_log_says_what_it_has_cost(monkeypatch):
     monkeypatch.setattr(monitor, "ranks", lambda: (0, 4))
     watch = object.__new__(monitor.Monitor)
     watch.before, watch.started, watch.schedule = 3600.0, time.time(), monitor.Schedule(price=2)
-    state = SimpleNamespace(carry=SimpleNamespace(ids=SimpleNamespace(device=None)))
-    for name, said in (("cuda", ", 41.2 GiB, $8.00 so far"), ("cpu", ", 41.2 GiB")):
+    watch.pause, watch.config = 0.0, tiny()
+    monkeypatch.setattr(monitor, "hardware", lambda _: "4 x a card")
+    # An hour on one card before, and now four: not four hours for the first one.
+    trained = dict(trained=dict(gpu_hours=1.0, hardware=["a card"], seconds=3600.0))
+    state = SimpleNamespace(carry=SimpleNamespace(ids=SimpleNamespace(device=None)), step=3,
+                            ema=SimpleNamespace(extra=trained))
+    for name, said in (("cuda", ", 41.2 GiB, $2.00 so far"), ("cpu", ", 41.2 GiB")):
         state.carry.ids.device = torch.device(name)
         assert watch.outlook(state, 7200).endswith(said)
         assert watch.outlook(state, 7200).startswith("2:00:00 left, ends ")
+
+
+def test_a_full_disk_under_the_log_does_not_stop_a_run(monkeypatch, capsys):
+    console.signals.__init__()
+    full = Mock(**{"flush.side_effect": OSError(errno.ENOSPC, "No space left on device")})
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        console.say("step 1")
+    assert console.signals.number == 0 and "No space left" in capsys.readouterr().err
+
+
+def watched(tmp_path, config=None):
+    """A monitor in a folder, and the task that it watches."""
+    config = config or tiny(steps=10)
+    task = Task("tokens", config, toy_puzzles(), toy_puzzles(8, seed=1), dict(kind="toy"))
+    monitor.start_metrics(tmp_path / "metrics.csv", 0)
+    return task, monitor.Monitor(tmp_path, task, monitor.Schedule(eval_every=5, log_seconds=0))
+
+
+def test_a_disk_too_full_for_the_last_checkpoint_still_gets_the_model(tmp_path, monkeypatch):
+    """The weights of the last hours were thrown away with it."""
+    monkeypatch.setattr(monitor, "write_checkpoint", Mock(side_effect=OSError("disk full")))
+    task, watch = watched(tmp_path)
+    state = tinytrm.State(task.config)
+    with pytest.raises(OSError, match="disk full"):
+        tinytrm.train(task.config, task.train, state=state, on_step=watch)
+    kept = tinytrm.load(tmp_path).state_dict()
+    assert all(torch.equal(kept[k], v) for k, v in state.ema.state_dict().items())
+
+
+def test_the_best_is_what_the_file_says(tmp_path):
+    """The log may have lost the row of that evaluation, or have another of the same accuracy."""
+    task, watch = watched(tmp_path)
+    tinytrm.train(task.config, task.train, on_step=watch)
+    assert (watch.best, watch.best_step) == (0.0, 5) and watched(tmp_path)[1].best_step == 5
+    (tmp_path / "best.pt").unlink()
+    assert watched(tmp_path)[1].best == -1
+
+
+def test_where_no_slot_has_halted_there_is_no_share(tmp_path, capsys):
+    """It was logged as 0 % right."""
+    task, watch = watched(tmp_path, tiny(steps=10, N_sup=16, halt_exploration=0.0))
+    tinytrm.train(task.config, task.train, on_step=watch)
+    assert "no puzzle has been left yet" in capsys.readouterr().out
+    rows = monitor.read_metrics(tmp_path / "metrics.csv")
+    assert [r["exact_accuracy"] for r in rows] == ["nan"] * len(rows)
+    (_, loss, exact, _), *_ = report.curves(rows)["means"]
+    assert loss > 0 and exact == 0
 
 
 def test_what_training_returns_is_saved_whole(tmp_path):

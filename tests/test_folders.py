@@ -90,6 +90,27 @@ def test_a_used_folder_is_refused_and_nothing_changes(done, tmp_path):
     check_folder(tmp_path / "empty", True, None, False)
 
 
+def test_a_run_from_elsewhere_does_not_take_over_a_folder(done, tmp_path):
+    """Its rows, its best and its checkpoints were mixed with those of the run that was there."""
+    start = str(tmp_path / "elsewhere/checkpoint-00000098")
+    for given in (True, False):
+        with pytest.raises(ValueError, match="is no checkpoint of the run in there"):
+            check_folder(done, given, start, False)
+        assert str(check_folder(tmp_path / "new", given, start, False)) == start
+    assert str(check_folder(done, True, start, True)) == start, "--overwrite"
+
+
+def test_a_restarted_run_remembers_where_it_was_to_begin(tmp_path, monkeypatch):
+    """Lost before its first checkpoint, it began at step 0, without a word."""
+    monkeypatch.setattr(folders, "is_restart", lambda _: True)
+    checkpoint(tmp_path / "a", 4)
+    start, out = tmp_path / "a/checkpoint-00000004", tmp_path / "b"
+    assert check_folder(out, True, str(start), False) == start
+    assert check_folder(out, True, None, False) is check_folder(out, True, "auto", False) is None
+    checkpoint(out, 8)
+    assert check_folder(out, True, str(start), False) == out / "checkpoint-00000008"
+
+
 def test_overwriting_waits_for_the_first_checkpoint(done):
     """A run that dies before it has saved anything takes nothing with it, not even twice."""
     ours, users = names(done), {name: tree(done / name) for name in USERS}

@@ -102,6 +102,8 @@ def test_texts_that_are_no_maze(change, words, mazes, refused):
 def test_other_refusals(tmp_path, refused):
     assert "by --number" in refused("evaluate.py", ARC, "--puzzle", PUZZLE)
     assert "are 24 held-out" in refused("evaluate.py", ARC, "--number", 25)
+    with pytest.raises(ValueError, match="--number 0: there are 24"):
+        held_out(reopen(tinytrm.load(ARC)), 0)
     own = tmp_path / "own.pt"
     tinytrm.save(own, tinytrm.TRM(tiny()))
     for text, words in (("1 2", "has 2 numbers, not 9"), ("6 " * 9, "number 1 is '6'"),

@@ -76,6 +76,33 @@ def test_a_bad_verdict_is_an_error(problem, ready, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_the_disk_must_hold(ready, tmp_path, monkeypatch):
+    """Three checkpoints, and models: with a large puzzle table they are more than half of one."""
+    asked, real = [], module.report
+    monkeypatch.setattr(module, "report", lambda task, notes, *rest: asked.append(
+        (notes, lambda free, plan: real(task, notes | dict(free=free), plan, *rest[1:]))))
+    rehearse(*ready, tmp_path / "run", Schedule())
+    (notes, verdict), = asked
+    assert notes["size"] > notes["model"] > 0
+    plan = Schedule(milestones=10, save_minutes=0)  # so often that it cannot be divided by
+    need = 3 * notes["size"] + 12 * notes["model"]
+    verdict(need, dataclasses.replace(plan, save_minutes=99))
+    with pytest.raises(ValueError, match="the disk has .*the run needs"):
+        verdict(need - 1, plan)
+
+
+def test_puzzles_are_checked_once(ready, tmp_path, monkeypatch):
+    """A check of a million puzzles takes a second, and was taken for a part of each step."""
+    seen, task = [], ready[0]
+    monkeypatch.setattr(task.train, "check", lambda config: seen.append(config))
+    rehearse(*ready, tmp_path / "run", Schedule())
+    assert seen == [task.config]
+
+
+def test_a_run_that_is_shorter_than_its_rehearsal(refused):
+    assert "nothing to rehearse" in refused("train.py", *WORDS, "--steps", 20)
+
+
 def test_a_signal_ends_it_in_one_line(tmp_path):
     p = begin([sys.executable, ROOT / "train.py", "--preset", "sudoku6", "--rehearse", "--out",
                tmp_path / "run", "--dim", 512, "--n", 50])

@@ -416,6 +416,15 @@ def test_augment_leaves_padding_and_unlabelled_alone(hints):
     assert (np.sort(new_inputs) == np.sort(inputs)).all() and not new_labels.any()
 
 
+def test_grids_of_another_size_are_refused():
+    """Cells were looked up beyond them, or a part of them became the whole."""
+    for cells in (16, 81):
+        grids = np.ones((3, cells), np.uint8)
+        for act in (sudoku.augment, lambda x, y, random: sudoku.disguise(x, random)):
+            with pytest.raises(ValueError, match=f"has 36 cells, and these have {cells}"):
+                act(grids, grids, np.random.default_rng(0).random)
+
+
 def test_augment_reaches_every_copy_equally():
     """4x4: the images are exactly the orbit (all 3072 here), each about equally often."""
     box, cells = (2, 2), group((2, 2))

@@ -1,6 +1,7 @@
 """The core: parameter counts, the recursion re-derived, losses, halting, training, files."""
 import dataclasses
 import math
+import pickle
 import subprocess
 import sys
 
@@ -281,8 +282,8 @@ def test_learning_rate_schedule():
     constant, cosine = tiny(warmup=10, steps=110), tiny(warmup=10, steps=110, cosine=True)
     factors = [tinytrm.lr_factor(constant, s) for s in (0, 4, 9, 10, 109)]
     assert factors == pytest.approx([0.1, 0.5, 1, 1, 1])
-    factors = [tinytrm.lr_factor(cosine, s) for s in (0, 9, 10, 60, 110)]
-    assert factors == pytest.approx([0.1, 1, 1, 0.5, 0], abs=1e-9)
+    factors = [tinytrm.lr_factor(cosine, s) for s in (0, 9, 10, 60, 110, 160)]
+    assert factors == pytest.approx([0.1, 1, 1, 0.5, 0, 0], abs=1e-9), "nor up again behind the end"
     assert tinytrm.lr_factor(tiny(warmup=0), 0) == 1
 
 
@@ -562,12 +563,17 @@ def test_counts_below_one_are_refused(model, wrong):
 
 def test_save_and_load(model, tmp_path):
     path = tmp_path / "model.pt"
-    tinytrm.save(path, model, note="hello", rows=torch.arange(3))
+    tinytrm.save(path, model, note="hello", rows=torch.arange(3), exact=np.mean([1.0, 0.5]))
     again = tinytrm.load(tmp_path)
     assert again.config == model.config and again.extra["note"] == "hello"
+    assert again.extra["exact"] == 0.75, "numpy's numbers were saved, and then not loaded"
     for a, b in zip(model.state_dict().values(), again.state_dict().values()):
         assert torch.equal(a, b)
     assert [f.name for f in tmp_path.iterdir()] == ["model.pt"]
+    whole = path.read_bytes()
+    with pytest.raises(pickle.UnpicklingError, match="numpy"):
+        tinytrm.save(path, model, curve=[np.float64(0.5)])  # not so late as in `load`
+    assert path.read_bytes() == whole
 
 
 def test_damaged_and_foreign_files(model, tmp_path):

@@ -81,7 +81,8 @@ def test_one_csv_is_split_and_the_split_is_found_again(csv_folder, tmp_path, mon
     mine.write_text(mine.read_text() + mine.read_text().splitlines()[-1] + "\n")
     with pytest.raises(ValueError, match="has changed since training"):
         tasks.reopen(model)
-    assert not tasks.reopen(model, csv_folder).remarks
+    other = tasks.reopen(model, csv_folder)
+    assert not other.remarks and other.about["data"] == str(csv_folder.resolve()), "what is asked"
 
 
 def test_puzzles_that_were_trained_on_are_named_in_the_result(trained, csv_folder):
