@@ -270,7 +270,7 @@ def report(args: argparse.Namespace, task: Task, state: State, out: Path, how: d
             name = f"{args.preset}-seed{task.config.seed}"
             for other in more:
                 say(describe(other))  # so that it is not lost if the record cannot be written
-            write_record(args.record, name, out, task, state, [result, *more], how)
+            write_record(args.record, name, out, task, [result, *more], how)
     return result, seen
 
 

@@ -228,7 +228,7 @@ class Monitor:
                     if ranks()[0] == 0:
                         with suppress(OSError):
                             save_model(self.out / "model.pt", state.ema, **self.extra(state))
-                    agree(False, device)
+                    agree(False, device)  # the others wait for it
                 if last or stop:
                     raise
                 self.saved = time.time()  # and not again at the next step

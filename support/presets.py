@@ -55,8 +55,8 @@ PRESETS = {
     "arc-mini": Preset("arc", Config(**_grids, seq_len=16, columns=4, vocab_size=12, dim=64,
                                      heads=2, num_puzzles=200, puzzle_lr=3e-2, batch_size=64,
                                      steps=8000, lr=2e-3, warmup=500, ema=0.99), "mini", 15),
-    # ARC-1's tasks whose grids are 10x10 at most: 77 that are asked, 217 others. 90 minutes of two
-    # cores, as these settings are, teach it next to nothing: docs/experiments.md.
+    # ARC-1's tasks whose grids are 10x10 at most: 77 that are asked, 217 others. These settings
+    # fill 90 minutes of two slow cores, which teach it next to nothing: docs/experiments.md.
     "arc10": Preset("arc", Config(**_grids, seq_len=100, columns=10, vocab_size=12, dim=64,
                                   heads=2, num_puzzles=85_677, puzzle_lr=3e-2, batch_size=32,
                                   steps=41_200, lr=2e-3, warmup=1000, ema=0.999), "arc1", 300),

@@ -12,7 +12,6 @@ from data.files import replacing
 from support.console import check_target, say
 from support.scoring import describe
 from support.tasks import ROOT, Task
-from tinytrm import State
 
 
 def check_record(folder: Path) -> None:
@@ -35,8 +34,8 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def write_record(folder: Path, name: str, out: Path, task: Task, state: State,
-                 results: list[dict], how: dict) -> None:
+def write_record(folder: Path, name: str, out: Path, task: Task, results: list[dict], how: dict
+                 ) -> None:
     """folder/NAME.md: command, hardware, time, figures, config; the log beside it. how: what
     `Monitor.trained` says."""
     path = folder / f"{name}.md"
@@ -52,7 +51,7 @@ def write_record(folder: Path, name: str, out: Path, task: Task, state: State,
     {shlex.join(words)}
 
 {hardware}, {how["dtype"]}, torch {how["torch"]}, commit {commit()},
-{how["date"]}. Trained {state.step:,} steps in {minutes:.1f} minutes (compilation, evaluation and
+{how["date"]}. Trained {how["steps"]:,} steps in {minutes:.1f} minutes (compilation, evaluation and
 pauses between resumptions not included). Log: {path.stem}.csv.
 
 ```

@@ -53,10 +53,21 @@ def rehearse(task: Task, state: State, out: Path, schedule: Schedule) -> None:
         report(task, notes, schedule, lost, state.carry.ids.device)
 
 
+class Checked:
+    """Puzzles that are checked once, as a run does, and not again at each of the timed steps."""
+
+    def __init__(self, puzzles: Any, config: Config):
+        puzzles.check(config)
+        self.draw = puzzles.draw
+
+    def check(self, config: Config) -> None:
+        """They have been."""
+
+
 def perform(task: Task, state: State, folder: Path) -> tuple[str, dict[str, Any]]:
     """What became of the process that was to be lost, and what was measured."""
     (rank, world), device = ranks(), state.carry.ids.device
-    puzzles: Any = Checked(task.train)
+    puzzles: Any = Checked(task.train, task.config)
     loses_one = world > 1 and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0
     if restarted() and checkpoints(folder):
         notes = json.loads((folder / NOTES).read_text())
@@ -89,16 +100,6 @@ def perform(task: Task, state: State, folder: Path) -> tuple[str, dict[str, Any]
     return "there is only one process", notes
 
 
-class Checked:
-    """Puzzles to draw from, which a run checks once and not at each of its steps."""
-
-    def __init__(self, puzzles: Any):
-        self.draw = puzzles.draw
-
-    def check(self, config: Config) -> None:
-        """They have been."""
-
-
 def first_half(task: Task, state: State, puzzles: Any, folder: Path) -> dict[str, Any]:
     """Steps and a checkpoint; what was measured."""
     rank, device = ranks()[0], state.carry.ids.device
@@ -106,7 +107,6 @@ def first_half(task: Task, state: State, puzzles: Any, folder: Path) -> dict[str
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     agree(False, device)  # the folder is there, and empty
-    task.train.check(task.config)
     times = [timed_step(state, puzzles) for _ in range(WARM + STEPS)]
     begun = time.time()
     write_checkpoint(folder, state, **task.extra())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from data.grid import Random
 from support.processes import device_of
+from support.scoring import kept
 from support.tasks import Task
 from tinytrm import TRM, ranks
 
@@ -22,6 +23,7 @@ SELECTIONS = {
     "vote": "the most frequent last answer",
     "rules": "the last answer that keeps the rules, with the highest q; else as q",
 }
+NOISE = 1  # a stream of random numbers apart from that of `draws`, which 0 would not be
 GUESS = "guesses, until the last answer keeps the rules"  # see `search`
 
 
@@ -45,7 +47,8 @@ def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool 
             seen, restore = inputs, lambda answers: answers
             if k and copies and task.disguise:
                 seen, restore = task.disguise(inputs, draws(k, part))
-            run = rollout(model, seen, test.ids[part], steps, noise if k else 0, seeded(k, part, 1))
+            run = rollout(model, seen, test.ids[part], steps, noise if k else 0,
+                          seeded(k, part, NOISE))
             last, kept = restore(run.last), run.kept
             if task.keeps_rules:
                 kept = task.keeps_rules(inputs, last)
@@ -109,7 +112,8 @@ def shown(count: int) -> list[int]:
 
 
 def seeded(k: int, rows: np.ndarray, *what: int) -> list[np.random.Generator]:
-    """One for each puzzle, so that it meets the same numbers in whatever batch."""
+    """One for each puzzle, so that it meets the same numbers in whatever batch; `what` they are
+    for tells streams apart."""
     return [np.random.default_rng((k, int(row), *what)) for row in rows]
 
 
@@ -135,18 +139,16 @@ def rollout(model: TRM, inputs: np.ndarray, ids: np.ndarray, steps: int, noise: 
     """Think about puzzles (B, cells) with ids (B,); random: B generators of the noise."""
     x, i = (torch.from_numpy(t.astype(np.int64)).to(device_of(model)) for t in (inputs, ids))
     rows, (y, z) = model.get_buffer("puzzle_table")[i], model.start(len(x))
-    last, first = torch.zeros_like(x), torch.zeros_like(x)
-    when = torch.full((len(x),), math.inf, device=x.device)
-    q = -when
+    first, when = torch.zeros_like(x), torch.full((len(x),), math.inf, device=x.device)
+    best = None
     for step in range(steps):
         if noise:  # y and z have root-mean-square 1
             y, z = (t + noise * normal(random, t) for t in (y, z))
-        y, z, logits, now = model(x, rows, y, z)
-        answers, sure = logits.argmax(-1), (now > 0) & when.isinf()
-        first[sure], when[sure] = answers[sure], step + 1
-        new = (now > q) | (model.config.keep == "last")  # as `tinytrm.think` does
-        last, q = torch.where(new[:, None], answers, last), torch.where(new, now, q)
-    return Rollout(*(t.cpu().numpy() for t in (last, first, q, when, torch.zeros_like(new))))
+        y, z, logits, q = model(x, rows, y, z)
+        answers, now = logits.argmax(-1), (q > 0) & when.isinf()
+        first[now], when[now] = answers[now], step + 1
+        last, last_q = best = kept(model, best, answers, q)
+    return Rollout(*(t.cpu().numpy() for t in (last, first, last_q, when, torch.zeros_like(now))))
 
 
 def normal(random: Sequence[np.random.Generator], like: Tensor) -> Tensor:

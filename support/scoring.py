@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 import tinytrm
 from data import arc
@@ -45,8 +46,8 @@ def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
     test, (rank, world) = task.test, ranks()
     steps = steps or model.config.eval_steps
     wanted = seen is not None and world == 1 and not halt and steps * test.inputs.size <= MOST
-    listening: AbstractContextManager[list] = nullcontext([])
-    if not halt:  # then batches shrink from step to step
+    listening: AbstractContextManager[list] = nullcontext([])  # with halt, batches shrink
+    if not halt:
         listening = overheard(model, steps, each=wanted)
     with listening as thoughts:
         result = shared(model, test, steps, halt, batch_size)
@@ -91,26 +92,31 @@ def overheard(model: TRM, steps: int, each: bool = True
     steps in here: after each of these, or after the last."""
     thoughts: list[tuple[np.ndarray, np.ndarray]] = []
     small, step = np.uint8 if model.config.vocab_size <= 256 else np.int32, 0
-    answers = q = torch.empty(0)
+    best: tuple[Tensor, Tensor] | None = None
 
     def listen(module: TRM, inputs: tuple, outputs: tuple) -> None:
-        nonlocal answers, q, step
+        nonlocal best, step
         step = step % steps + 1
-        _, _, logits, now = outputs
-        if step == 1 or model.config.keep == "last":
-            answers, q = logits.argmax(-1), now
-        else:
-            new = now > q
-            answers = torch.where(new[:, None], logits.argmax(-1), answers)
-            q = torch.where(new, now, q)
+        _, _, logits, q = outputs
+        best = kept(model, best if step > 1 else None, logits.argmax(-1), q)
         if each or step == steps:
-            thoughts.append((answers.cpu().numpy().astype(small), q.float().cpu().numpy()))
+            thoughts.append((best[0].cpu().numpy().astype(small), best[1].float().cpu().numpy()))
 
     hook = model.register_forward_hook(listen)
     try:
         yield thoughts
     finally:
         hook.remove()
+
+
+def kept(model: TRM, best: tuple[Tensor, Tensor] | None, answers: Tensor, q: Tensor
+         ) -> tuple[Tensor, Tensor]:
+    """The answers (B, cells) and q (B,) that `tinytrm.think` keeps after a step that gave these;
+    best: what it kept before, None in the first step."""
+    if best is None or model.config.keep == "last":
+        return answers, q
+    new = q > best[1]
+    return torch.where(new[:, None], answers, best[0]), torch.where(new, q, best[1])
 
 
 def by_step(thoughts: list, steps: int) -> tuple[np.ndarray, np.ndarray]:

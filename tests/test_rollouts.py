@@ -13,16 +13,7 @@ from conftest import ROOT, process, program, tiny, toy_puzzles
 from data import sudoku
 from support import cost, tasks
 from support.presets import PRESETS
-from support.rollouts import (
-    SELECTIONS,
-    choose,
-    draws,
-    guess,
-    rollout,
-    rollouts,
-    search,
-    seeded,
-)
+from support.rollouts import SELECTIONS, choose, draws, guess, rollout, rollouts, search, seeded
 
 INF = np.inf
 SUDOKU4 = PRESETS["sudoku4"].config
