@@ -57,7 +57,8 @@ def parser() -> Parser:
     """The flags."""
     p = Parser(description=__doc__)
     p.add_argument("run", nargs="*", type=Path, help="a run folder, a checkpoint in it, or a file "
-                   "made by tinytrm.save; with --html several, side by side")
+                   "made by tinytrm.save, which can be asked a --puzzle; with --html several, "
+                   "side by side")
     p.add_argument("--data", type=Path, help="a CSV, a folder with test.csv, or the root of the "
                    "ARC folders (default: the run's)")
     p.add_argument("--steps", type=count,

@@ -106,6 +106,7 @@ def parser() -> Parser:
     g.add_argument("--price", type=amount, default=2.5, help="dollars per GPU-hour")
     g = p.add_argument_group("configuration (defaults: the preset's)")
     help_of, hints = field_help(), get_type_hints(Config)
+    help_of["seed"] += "; here also of generated puzzles, and of the tenth of one CSV held out"
     for f in dataclasses.fields(Config):
         kind, choices = type(f.default), getattr(hints[f.name], "__args__", None)
         value = dict(choices=choices) if choices else dict(type=kind, metavar=kind.__name__.upper())
@@ -215,7 +216,9 @@ def run(args: argparse.Namespace, config: Config) -> None:
 
 
 def prepare(args: argparse.Namespace, config: Config) -> Task:
-    """The puzzles, none held out that is trained on. Raises ValueError."""
+    """The puzzles, none held out that is trained on. Raises ValueError or OSError."""
+    if args.data and not args.data.exists():
+        raise FileNotFoundError(f"--data {args.data}: no such file or folder")
     task = open_task(args.preset, config, args.data, args.augment_mazes, args.hints)
     if task.test is None:
         return task

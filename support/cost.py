@@ -112,7 +112,7 @@ def fits_in_memory(config: Config, device: torch.device) -> None:
     much: Linux hands out memory that it does not have, and kills the process later without a word.
     """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
-    if device.type == "cpu":
+    if device.type == "cpu" and hasattr(os, "sysconf"):  # not on Windows
         have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     elif device.type == "cuda":
         have = torch.cuda.get_device_properties(device).total_memory / 2**30

@@ -33,6 +33,7 @@ from tinytrm import TRM, Config, Puzzles
 
 PAGE = Path(__file__).with_suffix(".html")
 SCRIPTS = [PAGE.with_name(name) for name in ("report_boards.js", "report_charts.js", "report.js")]
+DRAWN = ("sudoku", "maze", "arc")  # kinds of puzzle that report_boards.js draws their own way
 THOUGHT, SHOWN = 1000, 100  # puzzles thought through for the charts; those of them to look at
 LIVE = 250  # the former while training, where the evaluation has not thought about them anyway
 SIZE = 2_000_000  # characters of grids in a page at most; the page stays below 3 MB
@@ -133,7 +134,8 @@ def collect(name: str | Path, task: Task, model: TRM, result: dict, seen: Seen |
                  bins=reliability(right[:, known].ravel(), q[:, known].ravel()),
                  facts=facts(task, model, rows, trained, steps))
     about["facts"] += [["model", str(path)]] if path else []
-    return Run(about, task.kind, task.about.get("box"), asked, answers, q, ways, marks, path=path)
+    kind = task.kind if task.kind in DRAWN else "tokens"  # a new one, which nobody can draw yet
+    return Run(about, kind, task.about.get("box"), asked, answers, q, ways, marks, path=path)
 
 
 def thoughts(task: Task, model: TRM, seen: Seen, steps: int, batch_size: int, most: int

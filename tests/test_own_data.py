@@ -45,6 +45,9 @@ def test_every_block_about_own_data_runs(smaller, capsys):
             weights = [dict(m.state_dict()) for m in (names["model"], again["model"])]
             assert again["start"] and names["start"] is None
             assert all((weights[0][k] == weights[1][k]).all() for k in weights[0])
+            other = block.replace("for_data(puzzles)", "for_data(puzzles, seed=9)")
+            with pytest.raises(AssertionError, match="of another training"):
+                exec(other, names | {"tinytrm": tinytrm})
     assert sorted(os.listdir()) == ["flood.pt", "page.html", "state.pt"]
     assert names["solution"].answers.shape == names["y_new"].shape
 

@@ -230,6 +230,8 @@ def test_toy_tasks_stay_out_of_the_users_folder(tmp_path, refused):
     (mine / "training" / "mirror0.json").write_text("{}")
     assert "mirror0" in refused("train.py", "--preset", "arc-mini", "--data", mine, "--steps", 2)
     assert "no such file" in refused("train.py", "--preset", "arc-mini", "--data", tmp_path / "no")
+    for path in (tmp_path / "my.cvs", tmp_path / "no"):  # mistyped
+        assert f"{path}: no such file or folder" in refused("train.py", "--data", path)
 
 
 def test_a_stray_file_does_not_replace_the_training_set(csv_folder, tmp_path):

@@ -144,6 +144,12 @@ def test_thoughts_are_those_of_think(page, copying):
         assert t["s"][-1] == str(int(right)) and ("right" in t["m"]) == right
 
 
+def test_a_kind_that_nobody_can_draw_is_shown_as_numbers(tasks):
+    task, model = tasks["maze"]
+    other = dataclasses.replace(task, kind="hexagons", judges={})
+    assert collect("new", other, model, score(other, model)).kind == "tokens"
+
+
 @pytest.mark.parametrize("kind", ["sudoku", "maze", "arc"])
 def test_figures_of_the_other_kinds(page, tasks, kind):
     group = next(g for g in data_of(page) if g["kind"] == kind)
