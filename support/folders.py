@@ -53,11 +53,12 @@ def check_folder(out: Path, given: bool, resume: str | bool | None, overwrite: b
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out}: is a file; name a folder")
-    found, named = checkpoints(out), None if resume in (None, True, "auto") else Path(str(resume))
+    found = checkpoints(out)
+    named = None if resume in (None, True, "auto") else Path(str(resume))
     start = found[-1] if found and (resume in (True, "auto") or is_restart(out)) else None
     if is_restart(out):  # where nothing was saved before, from where it was to begin
-        early = start is None or named is not None and start.name < named.name
-        return named if named and is_checkpoint(named) and early else start
+        early = named and is_checkpoint(named) and not (start and start.name >= named.name)
+        return named if early else start
     if resume is True and not found:
         raise FileNotFoundError(f"--resume: there is no checkpoint in {out}")
     if named:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.grid import Random
 from support.processes import device_of
-from support.scoring import kept
+from support.scoring import keep_best
 from support.tasks import Task
 from tinytrm import TRM, ranks
 
@@ -23,7 +23,7 @@ SELECTIONS = {
     "vote": "the most frequent last answer",
     "rules": "the last answer that keeps the rules, with the highest q; else as q",
 }
-NOISE = 1  # a stream of random numbers apart from that of `draws`, which 0 would not be
+NOISE = 1  # other random numbers than those of `draws`; 0 would give the same ones
 GUESS = "guesses, until the last answer keeps the rules"  # see `search`
 
 
@@ -147,7 +147,7 @@ def rollout(model: TRM, inputs: np.ndarray, ids: np.ndarray, steps: int, noise: 
         y, z, logits, q = model(x, rows, y, z)
         answers, now = logits.argmax(-1), (q > 0) & when.isinf()
         first[now], when[now] = answers[now], step + 1
-        last, last_q = best = kept(model, best, answers, q)
+        last, last_q = best = keep_best(model, best, answers, q)
     return Rollout(*(t.cpu().numpy() for t in (last, first, last_q, when, torch.zeros_like(now))))
 
 

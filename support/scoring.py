@@ -98,7 +98,7 @@ def overheard(model: TRM, steps: int, each: bool = True
         nonlocal best, step
         step = step % steps + 1
         _, _, logits, q = outputs
-        best = kept(model, best if step > 1 else None, logits.argmax(-1), q)
+        best = keep_best(model, best if step > 1 else None, logits.argmax(-1), q)
         if each or step == steps:
             thoughts.append((best[0].cpu().numpy().astype(small), best[1].float().cpu().numpy()))
 
@@ -109,8 +109,8 @@ def overheard(model: TRM, steps: int, each: bool = True
         hook.remove()
 
 
-def kept(model: TRM, best: tuple[Tensor, Tensor] | None, answers: Tensor, q: Tensor
-         ) -> tuple[Tensor, Tensor]:
+def keep_best(model: TRM, best: tuple[Tensor, Tensor] | None, answers: Tensor, q: Tensor
+              ) -> tuple[Tensor, Tensor]:
     """The answers (B, cells) and q (B,) that `tinytrm.think` keeps after a step that gave these;
     best: what it kept before, None in the first step."""
     if best is None or model.config.keep == "last":

@@ -408,7 +408,7 @@ def test_record_of_a_finished_run_in_another_folder(csv_folder, tmp_path, monkey
     assert "commit unknown" in text and "Trained 10 steps in 0." in text
     model = tinytrm.load(tmp_path / "b/model.pt")
     before = tinytrm.load(tmp_path / "a/model.pt").extra["trained"]["seconds"]
-    assert before > 0 and model.extra["trained"]["seconds"] >= 0.9 * before - 0.02  # hundredths
+    assert before > 0 and model.extra["trained"]["seconds"] >= 0.9 * before - 0.02  # of 0.01
 
 
 def test_curves(tmp_path):
