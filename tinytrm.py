@@ -1,25 +1,25 @@
 """TinyTRM: the Tiny Recursive Model in one file.
 
 "Less is More: Recursive Reasoning with Tiny Networks" (Jolicoeur-Martineau, arXiv 2510.04871).
-One 2-layer network thinks about a puzzle in loops: it starts from a guess and refines a latent,
-then its answer, again and again. The defaults are the paper's: the same model, number for number.
+One 2-layer network thinks about a puzzle in loops: from a fixed random start it refines a latent,
+then its answer, again and again. The defaults are the authors' for Sudoku, number for number.
 
     x       the question, embedded; fixed while thinking                (B, L, D)
     y       the current answer, as features (the authors' z_H)          (B, L, D)
     z       the latent, a scratchpad of the reasoning (their z_L)       (B, L, D)
     n, T    latent steps per cycle, cycles per supervision step         Config.n, Config.T
-    N_sup   supervision steps per puzzle at most                        Config.N_sup
+    N_sup   supervision steps per puzzle at most, in training           Config.N_sup
 
     latent_recursion(x, y, z):                             # one cycle
         n times: z = net(x + y + z)                        # think
         y = net(y + z)                                     # answer: the same net, without x
     deep_recursion(x, y, z):                               # one supervision step
-        T - 1 times, without gradient, then once with: y, z = latent_recursion(x, y, z)
+        T - 1 times without gradient, then once with gradient: y, z = latent_recursion(x, y, z)
         return y.detach(), z.detach(), output_head(y), halt_head(y)
-    train: B slots, each with a puzzle and the y, z it has come to       # "deep supervision"
+    train: B slots (rows of the batch), each with its puzzle, y and z
         slots that have halted take a fresh puzzle, and fresh y, z
         y, z, logits, q = deep_recursion(x, y, z)                        # all slots together
-        loss(logits, q), backward, one step of the optimizer
+        loss(logits, q, labels), backward, one step of the optimizer     # "deep supervision"
         a slot halts after N_sup steps, or as soon as q > 0: "I believe that I am right"
 
 B puzzles, L positions, D features, V tokens. A "step", unless called latent, is a supervision step;
@@ -42,16 +42,16 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if dist.is_available():  # AdamW imports this later: after processes have met, it
-    import torch.distributed.nn  # keeps their group for ever, and gloo's threads abort the exit.
+if dist.is_available():  # Else AdamW imports this when the processes have already formed a group:
+    import torch.distributed.nn  # the module then keeps it, and gloo's threads abort the exit.
 # ---- 1. Configuration ----------------------------------------------------------------------------
 @dataclasses.dataclass
 class Config:
-    """What defines a model and its training. Defaults: the paper's Sudoku. Raises ValueError."""
+    """What defines a model and its training. Defaults: the authors' Sudoku. Raises ValueError."""
     # the puzzles
     vocab_size: int = 11  # V; token 0 is padding in inputs, "not labelled" in labels
     seq_len: int = 81  # cells of one puzzle
-    num_puzzles: int = 1  # rows of the puzzle table, one per rule; ARC: per augmented task
+    num_puzzles: int = 1  # rows of the puzzle table, learned: one per rule; ARC: per augmented task
     puzzle_tokens: int = 16  # positions before the cells: the rule's row of the table, then zeros
     symbols: int = 1  # K; if more, the last K tokens are alike, as Sudoku's digits; see TRM.codes
     # the network
@@ -60,7 +60,7 @@ class Config:
     layers: int = 2  # of the one network
     heads: int = 8  # of attention
     columns: int = 0  # of the grid, for attention: positions by row and column; 0: in one row
-    expansion: float = 4.0  # inner width of a SwiGLU (3 matrices): 2/3 of this times the outer one
+    expansion: float = 4.0  # a SwiGLU (see Layer) is inside 2/3 of this times as wide as outside
     width_multiple: int = 256  # inner widths are rounded up to a multiple of this, see `inner`
     # the recursion
     n: int = 6  # latent steps per cycle (the authors' L_cycles)
@@ -69,18 +69,18 @@ class Config:
     halting: Literal["sure", "chance"] = "sure"  # when a slot stops in training; see should_halt
     halt_exploration: float = 0.1  # if sure: chance, at each step, of a random minimum of steps
     halt_weight: float = 0.5  # weight of the halting loss
-    loss: Literal["stablemax", "softmax"] = "stablemax"  # what makes probabilities of logits
+    loss: Literal["stablemax", "softmax"] = "stablemax"  # of logits to probabilities; log_stablemax
     # training
     batch_size: int = 768  # slots that think at the same time, over all processes
     micro_batch: int = 0  # slots per backward pass and process, if memory asks for it; 0 = all
-    steps: int = 65104  # supervision steps of every slot, and so steps of the optimizer
+    steps: int = 65104  # of every slot, and so of the optimizer; the authors' code, paper: 78125
     lr: float = 1e-4  # AdamW, betas (0.9, 0.95)
     warmup: int = 2000  # steps of linear warm-up
     cosine: bool = False  # after the warm-up: False = constant, True = cosine to zero
     weight_decay: float = 1.0  # on every parameter
     puzzle_lr: float = 1e-4  # sign-SGD on the puzzle table
     puzzle_weight_decay: float = 1.0  # decoupled, on the rows that a step touches
-    ema: float = 0.999  # decay of the averaged weights, which are the ones evaluated
+    ema: float = 0.999  # decay of the exponential moving average of the weights, which is evaluated
     eval_steps: int = 16  # supervision steps when solving; may be more than N_sup
     keep: Literal["last", "surest"] = "last"  # which step's answer; surest: that of the highest q
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the forward pass; auto: the faster
@@ -121,18 +121,18 @@ class Config:
         return math.ceil(round(self.expansion * width * 2 / 3) / (m := self.width_multiple)) * m
 # ---- 2. The model and its recursion --------------------------------------------------------------
 class TRM(nn.Module):
-    """The Tiny Recursive Model. Its weights depend on config.seed and on nothing else."""
+    """The Tiny Recursive Model. Its first weights depend on the config alone, seed included."""
     def __init__(self, config: Config):
         super().__init__()
         self.config, V, D, K = config, config.vocab_size, config.dim, config.symbols
         generator = torch.Generator().manual_seed(config.seed)
         matrix = lambda out, m: nn.Parameter(truncated_normal(generator, (m * D)**-0.5, out, D))
         self.layers = nn.ModuleList(Layer(config, generator) for _ in range(config.layers))
-        # NOTE(paper): K > 1 symbols have D features each at a position, and share all weights. For
-        # its own token, first + k, symbol k has a row "this", and for other symbols' one "another".
+        # NOTE(paper): K > 1 symbols have D features each at a position, and share all weights. The
+        # token first + k is the row "this" (first) to symbol k, "another" (first + 1) to the rest.
         self.K, first, t = K, V - K, torch.arange(V)[:, None]
         codes = torch.where(t < first, t, first + (t - first != torch.arange(K)).long())
-        self.codes = nn.Buffer(codes, persistent=False)  # (V, K), rows of the next two
+        self.codes = nn.Buffer(codes, persistent=False)  # (V, K), rows of the next two; K = 1: t
         self.token_embedding, self.output_weight = (matrix(min(V, first + 2), m) for m in (1, K))
         # Two outputs, as the authors have; the second is not used. At first never sure to be right:
         self.q_weight, self.q_bias = map(nn.Parameter, (torch.zeros(2, D), torch.full((2,), -5.0)))
@@ -197,8 +197,8 @@ class TRM(nn.Module):
         return F.linear(y[:, 0].float(), self.q_weight.repeat(1, self.K) / self.K, self.q_bias).T[0]
 # ---- 3. One layer of the network -----------------------------------------------------------------
 class Layer(nn.Module):
-    """Mix along the sequence, by a SwiGLU or by attention, then along the features, by a SwiGLU.
-    Each time the input is added and the sum normalized ("post-norm"). There are no biases."""
+    """Mix along the sequence, by a SwiGLU or by attention, then along the features, by a SwiGLU:
+    down(silu(gate(h)) * up(h)). Each time add the input, then normalize: "post-norm". No biases."""
     def __init__(self, config: Config, generator: torch.Generator):
         super().__init__()
         L, D, self.config = config.length, config.dim, config
@@ -226,7 +226,7 @@ class Layer(nn.Module):
         """Self-attention, every position sees all: (L, B, D) -> (L, B, D)."""
         (L, B, D), c = h.shape, self.config
         qkv = F.linear(h, self.mix_in.to(h.dtype)).view(L, B, 3 * c.heads, -1)
-        qk, v = qkv.split([2 * c.heads, c.heads], dim=2)  # query and key turn as one, value not
+        qk, v = qkv.split([2 * c.heads, c.heads], dim=2)  # rotary turns query and key, not value
         q, k, v = (t.permute(1, 2, 0, 3) for t in (*rotary(qk, c).chunk(2, 2), v))  # B, heads, L, d
         # Both compute the same; in bfloat16 on a CPU the backward of the fused one is slow.
         plain = q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu"
@@ -244,7 +244,7 @@ def rotary(h: Tensor, config: Config) -> Tensor:
     at, pair = (torch.arange(k, device=h.device) for k in (len(h), h.shape[-1] // 2))
     at, half = at[:, None], len(pair) // 2
     if config.columns:  # NOTE(paper): half of the pairs turn by the row, half by the column
-        at = at - config.puzzle_tokens
+        at = at - config.puzzle_tokens  # cell 0 is at (0, 0), the puzzle tokens in rows above
         at, pair = torch.where(pair < half, at // config.columns, at % config.columns), pair % half
     angle = (at * 10000 ** (-2 / h.shape[-1] * pair))[:, None, None]  # (L, 1, 1, d / 2)
     cos, sin, (a, b) = angle.cos(), angle.sin(), h.float().chunk(2, -1)  # pairs: i, i + d / 2
@@ -265,14 +265,14 @@ def truncated_normal(generator: torch.Generator, std: float, *shape: int) -> Ten
     return nn.init.trunc_normal_(torch.empty(shape), 0, std, -2 * std, 2 * std, generator=generator)
 # ---- 4. Loss, halting, and the slots that think -------------------------------------------------
 def log_stablemax(v: Tensor) -> Tensor:
-    """log(s / sum(s)) over the last axis, with s = v + 1 for v >= 0 and 1 / (1 - v) below: like a
-    softmax, but growing linearly, not exponentially (Prieto et al., arXiv 2501.04697)."""
+    """log(s / sum(s)) over the last axis, s = v + 1 for v >= 0, 1 / (1 - v) below: no exp, which
+    would round a sure answer to p = 1, without gradient (Prieto et al., arXiv 2501.04697)."""
     # Without the clamp a logit of exactly 1, common in bfloat16, makes the gradient 0 * inf = NaN.
     s = torch.where(v >= 0, v + 1, 1 / (1 - v.clamp(max=0)))
     return torch.log(s / s.sum(-1, keepdim=True))
 
 def losses(config: Config, logits: Tensor, q: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-    """Answer loss, halting loss, share of the labelled cells that are right, all right: (B,) each.
+    """Answer loss, halting loss, share of labelled cells right, whether all are right: (B,) each.
     The answer loss is the mean cross-entropy over the labelled cells (labels > 0). By the halting
     loss q learns whether all of them are right just now; through y it trains the network, too."""
     labelled, right = labels > 0, logits.argmax(-1) == labels  # (B, cells)
@@ -280,17 +280,17 @@ def losses(config: Config, logits: Tensor, q: Tensor, labels: Tensor) -> tuple[T
     log_p = log_stablemax(logits) if config.loss == "stablemax" else logits.log_softmax(-1)
     cell_loss = -log_p.gather(-1, labels[..., None])[..., 0] * labelled
     count = labelled.sum(-1).clamp(min=1)
-    exact = (right | ~labelled).all(-1)  # true, as for the authors, of rows without any label
+    exact = (right | ~labelled).all(-1)  # rows without any label count as right: the authors' rule
     halting_loss = F.binary_cross_entropy_with_logits(q, exact.float(), reduction="none")
     return cell_loss.sum(-1) / count, halting_loss, (right & labelled).sum(-1) / count, exact
 
 def should_halt(config: Config, q: Tensor, steps: Tensor, explore: Tensor) -> Tensor:
-    """Which slots stop (B,): those that have done N_sup steps, and those that are sure (q > 0). But
-    at each step a slot gets, with chance halt_exploration, a random minimum in 2..N_sup for this
-    step, so that later thoughts are trained, too. `explore` (B, 2): uniform in [0, 1)."""
+    """Which slots stop (B,), for fresh puzzles teach more than solved ones: at N_sup steps, or once
+    sure (q > 0). But at each step, with chance halt_exploration, being sure counts only from a
+    random step in 2..N_sup on: later thoughts are trained, too. `explore` (B, 2): in [0, 1)."""
     at_least = 2 + (explore[:, 1] * (config.N_sup - 1)).long()
     halts = (q > 0) & ((explore[:, 0] >= config.halt_exploration) | (steps >= at_least))
-    if config.halting == "chance":  # NOTE(paper): 1 slot in s + 1; so steps 1, 2-3, 4-7 weigh alike
+    if config.halting == "chance":  # NOTE(paper): blind to q; 1 puzzle in s gets as far as step s
         halts = explore[:, 0] * (steps + 1) < 1
     return halts | (steps >= config.N_sup)
 # ---- 5. Learning rates, and sign-SGD for the puzzle table ---------------------------------------
@@ -332,8 +332,8 @@ class Puzzles:
             raise ValueError(f"labels row {row} is all 0, which means that no cell is labelled")
     def draw(self, positions: np.ndarray, seed: int, random: Callable) -> tuple[np.ndarray, ...]:
         """inputs (B, cells), labels (B, cells), ids (B,) for B slots, by `random` as for augment;
-        positions (B,), step * batch_size + slot, and seed are for streams that keep an order."""
-        # NOTE(paper): with replacement; the authors deal in shuffled passes, also to busy slots.
+        positions (B,), step * batch_size + slot, and seed: for other classes, with an order."""
+        # NOTE(paper): with replacement; the authors shuffle, and waste the rows of busy slots.
         rows = (random(1)[:, 0] * len(self)).astype(int)
         inputs, labels = self.inputs[rows], self.labels[rows]
         if self.augment:  # NOTE(paper): always a new copy; the authors prepare 1000 of each puzzle
@@ -357,7 +357,7 @@ def train(config: Config, puzzles: Puzzles, device: torch.device | str = "cpu",
     return state.ema
 
 def progress(state: State, metrics: dict) -> None:
-    """Say how training goes, in a line that is written over; "right" of the slots that now halt."""
+    """Say how training goes, in a line written over; "right": of the slots that now halt."""
     done, steps = state.step, state.model.config.steps
     if (done % 20 == 0 or done == steps) and ranks()[0] == 0:
         right = metrics["exact_accuracy"] / metrics["count"].clamp(min=1)
@@ -371,7 +371,7 @@ class State:
         if rest:
             raise ValueError(f"batch_size must be a multiple of {ranks()[1]} processes")
         self.step, self.begun, self.model = 0, time.time(), TRM(config).to(device)
-        self.ema = TRM(config).to(device).requires_grad_(False)  # the averaged weights
+        self.ema = TRM(config).to(device).requires_grad_(False)  # averaged: steadier
         self.ema.puzzle_table = self.model.puzzle_table  # not averaged: one table serves both
         # NOTE(paper): AdamW as in the paper; the authors' code has adam-atan2, a CUDA extension.
         self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.95),
@@ -414,7 +414,7 @@ def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict]:
         loss = answer_loss + config.halt_weight * halting_loss
         carry.steps[s] += 1
         halted = should_halt(config, q, carry.steps[s], explore[s])
-        carry.halted[s] = halted.cpu()  # waits for the forward pass; later, for both
+        carry.halted[s] = halted.cpu()  # a GPU waits here for the forward pass; later, for both
         (loss.sum() / config.batch_size).backward()  # the global batch: processes will be summed
         carry.y[s], carry.z[s] = y, z
         done = halted & (carry.labels[s] > 0).any(-1)  # not rows without any label
@@ -426,8 +426,8 @@ def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict]:
 
 @torch.no_grad()
 def update(state: State, puzzle_grads: Tensor) -> None:
-    """Sum the gradients of all processes, as one message (14 small ones cost two CPU cores a
-    fifth); then each makes the same steps of AdamW, puzzle table and averaged weights."""
+    """Sum the gradients of all processes, as one message (one for each parameter took two CPU cores
+    a quarter longer); then each makes the same steps of AdamW, puzzle table, averaged weights."""
     model, config, ids = state.model, state.model.config, state.carry.ids
     if (N := ranks()[1]) > 1:
         dist.all_reduce(flat := nn.utils.parameters_to_vector(p.grad for p in model.parameters()))
@@ -458,7 +458,7 @@ def think(model: TRM, inputs: Tensor, ids: Tensor, steps: int | None = None,
     for step in range(1, 1 + (steps or model.config.eval_steps)):
         if len(active):  # the puzzles still thought about
             y, z, logits, now = model(inputs[active], model.puzzle_table[ids[active]], y, z)
-            new = (now > q[active]) | (model.config.keep == "last")
+            new = (now > q[active]) | (model.config.keep == "last")  # NOTE(paper): or "surest"
             answers[active] = torch.where(new[:, None], logits.argmax(-1), answers[active])
             q[active], used[active] = torch.where(new, now, q[active]), step
             if halt:
@@ -487,7 +487,7 @@ def evaluate(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool 
                 by_step=exact, mean_steps=used[-1])
 
 def batches(model: TRM, puzzles: Puzzles, steps: int | None, halt: bool, size: int) -> Iterator:
-    """Labels (B, cells), and all that `think` yields, of all puzzles, so many at a time."""
+    """Labels (B, cells), and all that `think` yields, of all puzzles, `size` at a time."""
     puzzles.check(model.config)
     if size < 1 or (steps is not None and steps < 1):
         raise ValueError(f"steps and batch_size must be at least 1, not {steps} and {size}")
