@@ -166,7 +166,7 @@ def suits(task: Task, args: argparse.Namespace) -> None:
 
 
 def open_model(args: argparse.Namespace, device: torch.device) -> tuple[TRM, Task]:
-    """The model, on the device and compiled if that is wanted, and its task."""
+    """The model, `ready`, and its task."""
     if args.official:
         model, task = official_task(args.official, args.task, args.data, args.identifiers,
                                     **official_fields(args))
@@ -174,12 +174,16 @@ def open_model(args: argparse.Namespace, device: torch.device) -> tuple[TRM, Tas
         model = load_model(args.run)
         task = reopen(model, args.data)
     suits(task, args)
-    model.to(device)
-    if wants_compilation(args.compile, device):
-        compile_net(model, args.batch_size, training=False)
     if task.test is not None and args.puzzles:
         task.test = sample(task.test, args.puzzles)
-    return model, task
+    return ready(model, args, device), task
+
+
+def ready(model: TRM, args: argparse.Namespace, device: torch.device) -> TRM:
+    """The model on the device, compiled if that is wanted."""
+    if wants_compilation(args.compile, device):
+        compile_net(model.to(device), args.batch_size, training=False)
+    return model.to(device)
 
 
 def official_fields(args: argparse.Namespace) -> dict[str, int]:
@@ -241,10 +245,10 @@ def run(args: argparse.Namespace) -> None:
 
 def one(args: argparse.Namespace, device: torch.device) -> Run | None:
     """Evaluate one model; for --html, what it thought."""
-    model, task = open_model(args, device)
     how = dict(steps=args.steps, batch_size=args.batch_size)
     seen, page = Seen(), None
     with advice_on_memory(args.batch_size, "--batch_size"):
+        model, task = open_model(args, device)
         if args.rollouts:
             result = (search(task, model, args.rollouts, args.guesses, **how) if args.guesses else
                       rollouts(task, model, args.rollouts, args.noise or 0,
@@ -276,7 +280,7 @@ def pooled(args: argparse.Namespace, task: Task, model: TRM, how: dict) -> tuple
             raise ValueError(f"--pool {path}: its puzzle ids are not those of {args.run}")
     votes, seen = vote(task, model, **how)
     for path in args.pool or ():
-        more, count = vote(task, load_model(path).to(device_of(model)), **how)
+        more, count = vote(task, ready(load_model(path), args, device_of(model)), **how)
         votes.merge(more)
         seen += count
     result = dict(arc_result(task, votes, seen), checkpoints=1 + len(args.pool or ()))
@@ -287,7 +291,7 @@ def pooled(args: argparse.Namespace, task: Task, model: TRM, how: dict) -> tuple
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 after an error of the user's."""
+    """Returns the exit code: that of `guarded`."""
     return guarded(run, parse_args(argv))
 
 

@@ -36,7 +36,7 @@ from support.record import check_record, write_record
 from support.rehearse import rehearse
 from support.report import Live, page_path
 from support.rollouts import rollouts, search
-from support.scoring import Seen, describe, score, thinking
+from support.scoring import Seen, batch_of, describe, score, thinking
 from support.tasks import Task, copies, open_task, sample
 from tinytrm import Config, State, ranks
 
@@ -191,7 +191,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
         say(headline(task, state))
     if cost.wants_compilation(args.compile, device):
         cost.compile_net(state.model, cost.pieces(task.config))
-        cost.compile_net(state.ema, 256, training=False)
+        cost.compile_net(state.ema, batch_of(task.config), training=False)
     if args.rehearse:
         return rehearse(task, state, out, schedule)
 
@@ -296,7 +296,7 @@ def headline(task: Task, state: State) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, 2 after an error of the user's, 128 + signal when stopped."""
+    """Returns the exit code: that of `guarded`."""
     return guarded(run, *parse_args(argv))
 
 

@@ -8,20 +8,23 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 import tinytrm
 from data.files import sha256
 from support.folders import REPLACED, checkpoints
-from support.processes import agree
+from support.processes import first_said
 from tinytrm import TRM, State, ranks
 
-MAY_CHANGE = ("steps", "micro_batch", "eval_steps")  # fields of Config, from one part to the next
+# Fields of Config that may be others from one part of a run to the next; the second line's make it
+# another run than it was to be, as one must where the loss became NaN: they are named in the log.
+MAY_CHANGE = ("steps", "micro_batch", "eval_steps",
+              "lr", "puzzle_lr", "dtype")
 # Entries of Task.about, which may not, and what it is where a checkpoint does not say.
 SAME_DATA = dict(kind=None, sha256=None, split=None, augmented=None, hints=0.0)
 
@@ -60,27 +63,32 @@ def write_checkpoint(out: Path, state: State, **extra: Any) -> None:
         os.replace(folder, final)
         getattr(os, "sync", lambda: None)()  # not on Windows
         for old in [c for c in found if c.name < final.name][:-1]:
-            shutil.rmtree(old)
+            discard(old)
         shutil.rmtree(out / REPLACED, ignore_errors=True)
 
-    together(write, final, folder, state.carry.ids.device)
-    together(publish if rank == 0 else lambda: None, final, folder, state.carry.ids.device)
+    together(write, final, folder)
+    together(publish if rank == 0 else lambda: None, final, folder)
 
 
-def together(part: Callable[[], None], final: Path, folder: Path, device: torch.device) -> None:
+def discard(folder: Path) -> None:
+    """Remove a checkpoint, as far as the disk allows; never leave a half that looks whole. The next
+    run in the folder tries again."""
+    half = folder.with_name(f".{folder.name}.tmp")
+    with suppress(OSError):  # a file that is open elsewhere: on NFS, on Windows
+        folder.rename(half)
+    shutil.rmtree(half, ignore_errors=True)
+
+
+def together(part: Callable[[], None], final: Path, folder: Path) -> None:
     """Do this process's part; OSError in all processes if any of them fails."""
-    problems = [""]
+    mine = ""
     try:
         part()
     except (OSError, RuntimeError) as e:
-        problems = [why(e)]
-    if agree(bool(problems[0]), device):
+        mine = why(e)
+    if problem := first_said(mine):
         shutil.rmtree(folder, ignore_errors=True)
-        if ranks()[1] > 1:
-            mine, problems = problems[0], [""] * ranks()[1]
-            dist.all_gather_object(problems, mine)
-        raise OSError(f"could not save {final}: {next(filter(None, problems))}; older checkpoints "
-                      "are untouched")
+        raise OSError(f"could not save {final}: {problem}; older checkpoints are untouched")
 
 
 def why(e: Exception) -> str:
@@ -100,13 +108,19 @@ def write_synced(path: Path, content: dict) -> None:
 
 
 def save_model(path: Path, model: TRM, **extra: Any) -> None:
-    """`tinytrm.save`, which leaves nothing behind where it fails. Raises OSError."""
+    """`tinytrm.save`, and wait until it is on the disk; where it fails, what was there before
+    stays, and nothing else. Raises OSError."""
+    new = Path(f"{path}.new")
     try:
-        tinytrm.save(path, model, **extra)
+        tinytrm.save(new, model, **extra)
+        with open(new, "rb+") as file:
+            os.fsync(file.fileno())  # else the name may be there before the content, without power
+        os.replace(new, path)
     except (OSError, RuntimeError) as e:  # torch raises RuntimeError when the disk is full
         raise OSError(f"{path}: could not be saved: {why(e)}") from None
     finally:
-        Path(f"{path}.tmp").unlink(missing_ok=True)
+        for half in new, Path(f"{new}.tmp"):
+            half.unlink(missing_ok=True)
 
 
 def load_model(path: Path) -> TRM:
@@ -164,10 +178,9 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
         said = f"no {e} in it" if isinstance(e, KeyError) else why(e)
         raise ValueError(f"{folder}: not a usable checkpoint ({said}){hint}") from None
     ours, theirs = dataclasses.asdict(state.model.config), dataclasses.asdict(ema.config)
-    differ = [f"{k} {theirs[k]} -> {ours[k]}" for k in ours
-              if ours[k] != theirs[k] and k not in MAY_CHANGE]
-    if differ:
-        raise ValueError(f"{folder}: made with another config ({', '.join(differ)}); give the same "
+    differ = {k: f"{k} {theirs[k]} -> {ours[k]}" for k in ours if ours[k] != theirs[k]}
+    if wrong := [said for k, said in differ.items() if k not in MAY_CHANGE]:
+        raise ValueError(f"{folder}: made with another config ({', '.join(wrong)}); give the same "
                          "flags, or another --out")
     was = about_of(ema)
     if about and was and any(about.get(k, v) != was.get(k, v) for k, v in SAME_DATA.items()):
@@ -181,8 +194,9 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
     state.model.load_state_dict(weights, strict=False)
     state.optimizer.load_state_dict(optimizer)
     state.step, state.ema.extra = step, ema.extra  # the latter says how it was trained
+    remark = "".join(f", {differ[k]}" for k in MAY_CHANGE[3:] if k in differ)
     if carry is None:
-        return f", by {then} processes: the puzzles in thought start anew"
+        return f"{remark}, by {then} processes: the puzzles in thought start anew"
     # As here, device and dtype: the forward pass computes in that of y.
     state.carry = SimpleNamespace(**{k: v.to(getattr(state.carry, k)) for k, v in carry.items()})
-    return ""
+    return remark

@@ -198,11 +198,11 @@ def reason(e: BaseException) -> str:
         return one_line(f"{e.filename}: {e.strerror}" if e.filename else e.strerror)
     if isinstance(e, (ValueError, OSError)):
         return one_line(e)
-    if type(e).__name__.startswith("Dist") or "gloo" in str(e) or "NCCL" in str(e):
-        return ("lost another process; --resume, or torchrun --max-restarts, goes on from the last "
-                "checkpoint")
     if out_of_memory(e):
         return f"out of memory: {one_line(e)[:200]}"
+    if type(e).__name__.startswith("Dist") or "gloo" in str(e) or "NCCL" in str(e):
+        return (f"lost another process, or never met it ({one_line(e)[:200]}); --resume, or "
+                "torchrun --max-restarts, goes on from the last checkpoint")
     place = traceback.extract_tb(e.__traceback__)[-1]
     return (f"{type(e).__name__}: {one_line(e)[:300]} ({Path(place.filename).name}, line "
             f"{place.lineno}; `python -X dev` shows the whole way there)")

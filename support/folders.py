@@ -128,8 +128,10 @@ def locked(out: Path) -> Iterator[None]:
     """Hold the folder. The lock ends with the process, however that ends. Raises ValueError."""
     try:
         import fcntl
-    except ImportError:  # Windows has nothing as simple
+    except ImportError:  # Windows has nothing as simple; `is_restart` looks at the file
+        (out / ".lock").write_text(_me())
         yield
+        (out / ".lock").unlink(missing_ok=True)
         return
     with open(out / ".lock", "a+") as file:
         try:

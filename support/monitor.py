@@ -31,7 +31,7 @@ METRICS = ("loss", "answer_loss", "halting_loss", "count",
            "exact_accuracy", "cell_accuracy", "halt_accuracy", "steps")
 HEADER = ["step", "seconds", "lr", *METRICS, "held_out_exact"]
 LONG, LOOKS = 600, 20  # seconds that make a run a long one, which is evaluated so many times
-SYNC = 10  # steps; only so often does a process wait for the device and for the others
+SYNC = 10  # steps; only so often are figures fetched, and the other processes asked
 
 
 @dataclass
@@ -72,6 +72,8 @@ class Monitor:
     def __call__(self, state: State, metrics: dict[str, Tensor]) -> None:
         if self.first_step is None:
             self.first_step = state.step - 1
+            if self.best_step > self.first_step:  # of a run, or a branch of it, that was given up
+                self.best, self.best_step = -1.0, 0
         self.pending.append(torch.stack([metrics[name].float() for name in METRICS]))
         step, last = state.step, state.step == self.config.steps
         look = step % self.look_every == 0 or (last and self.schedule.eval_every is None)
@@ -232,7 +234,8 @@ class Monitor:
                 if last or stop:
                     raise
                 self.saved = time.time()  # and not again at the next step
-                warn(f"{e}; training goes on")
+                if ranks()[0] == 0:
+                    warn(f"{e}; training goes on")
         if stop and not last:
             raise Stopped(signals.number or 15, f"stopped at step {state.step:,}, all saved; go on "
                                                 "with --resume")

@@ -31,8 +31,9 @@ def choose_device(name: str | None) -> torch.device:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.zeros(1, device=name).item()  # "meta" fails here: it computes nothing
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"--device {name}: not available on this machine") from None
+    except (RuntimeError, AssertionError) as e:
+        why = " ".join(str(e).split())[:100]
+        raise ValueError(f"--device {name}: not available on this machine ({why})") from None
     device = torch.device(name)
     if device.type == "cuda":  # else streams and events would belong to GPU 0
         torch.cuda.set_device(device)
@@ -93,6 +94,14 @@ def agree(flag: bool, device: torch.device) -> bool:
     votes = torch.tensor(float(flag), device=device)
     dist.all_reduce(votes)
     return votes.item() > 0
+
+
+def first_said(text: str) -> str:
+    """The text of the first process whose own is not empty, in every process; else ""."""
+    texts = [text] * ranks()[1]
+    if len(texts) > 1:
+        dist.all_gather_object(texts, text)
+    return next(filter(None, texts), "")
 
 
 def restarted() -> bool:

@@ -7,6 +7,7 @@ the whole run, and a verdict.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -45,7 +46,7 @@ def rehearse(task: Task, state: State, out: Path, schedule: Schedule) -> None:
     try:
         lost, notes = perform(task, state, folder)
     except BaseException:
-        if ranks()[1] == 1:  # else torchrun may restart us, and we go on from what is in it
+        if not may_restart():  # else we go on from what is in it
             shutil.rmtree(folder, ignore_errors=True)
         raise
     if ranks()[0] == 0:
@@ -64,11 +65,16 @@ class Checked:
         """They have been."""
 
 
+def may_restart() -> bool:
+    """Will torchrun start us anew if one of us is lost?"""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0
+
+
 def perform(task: Task, state: State, folder: Path) -> tuple[str, dict[str, Any]]:
     """What became of the process that was to be lost, and what was measured."""
     (rank, world), device = ranks(), state.carry.ids.device
     puzzles: Any = Checked(task.train, task.config)
-    loses_one = world > 1 and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0
+    loses_one = world > 1 and may_restart()
     if restarted() and checkpoints(folder):
         notes = json.loads((folder / NOTES).read_text())
     else:
@@ -79,12 +85,10 @@ def perform(task: Task, state: State, folder: Path) -> tuple[str, dict[str, Any]
             agree(False, device)  # all notes are taken
             if rank == world - 1:
                 os.kill(os.getpid(), signal.SIGKILL)
-    weights = [p.detach().clone() for p in state.model.parameters()]
     for _ in range(AGAIN):
         timed_step(state, puzzles)
     read_checkpoint(checkpoints(folder)[-1], state, task.about)
-    if not restarted():  # else the weights before were fresh ones
-        notes["same"] = all(map(torch.equal, weights, state.model.parameters()))
+    notes["same"] = digest(state) == notes["weights"]
     timed_step(state, puzzles)
     begun, some = time.time(), dataclasses.replace(task)
     if task.test:
@@ -100,6 +104,12 @@ def perform(task: Task, state: State, folder: Path) -> tuple[str, dict[str, Any]
     return "there is only one process", notes
 
 
+def digest(state: State) -> str:
+    """SHA-256 of the weights."""
+    parts = (p.detach().cpu().numpy().tobytes() for p in state.model.parameters())
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
 def first_half(task: Task, state: State, puzzles: Any, folder: Path) -> dict[str, Any]:
     """Steps and a checkpoint; what was measured."""
     rank, device = ranks()[0], state.carry.ids.device
@@ -113,7 +123,7 @@ def first_half(task: Task, state: State, puzzles: Any, folder: Path) -> dict[str
     sizes = {f.name: f.stat().st_size for f in checkpoints(folder)[-1].iterdir()}
     notes = dict(step=median(times[WARM:]), warm=sum(times[:WARM]), save=time.time() - begun,
                  size=sum(sizes.values()), model=sizes["model.pt"],
-                 free=shutil.disk_usage(folder).free, same=True)
+                 free=shutil.disk_usage(folder).free, weights=digest(state))
     if rank == 0:
         (folder / NOTES).write_text(json.dumps(notes))
     return notes
@@ -144,9 +154,11 @@ def report(task: Task, notes: dict[str, Any], schedule: Schedule, lost: str, dev
     # Two checkpoints and a third in the making; best, milestones, and one of these in the making.
     need = 3 * notes["size"] + (2 + schedule.milestones) * notes["model"]
     problems = []
-    if world > 1 and notes["save"] > 15:
-        say("remark    torchrun kills its processes 30 s after a signal, and a checkpoint takes "
-            f"{notes['save']:.0f} s: start it with --shutdown-timeout=300")
+    # Several processes look for a signal every SYNC steps, and not during an evaluation.
+    needs = notes["save"] + max(SYNC * step, notes["look"] if looks else 0)
+    if world > 1 and needs > 20:
+        say("remark    torchrun kills its processes 30 s after a signal, and until all is saved it "
+            f"can take {needs:.0f} s: start it with --shutdown-timeout=300")
     if not notes["same"]:
         problems.append("the checkpoint does not give back the weights")
     if notes["free"] < need:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.grid import Random
 from support.processes import device_of
-from support.scoring import keep_best
+from support.scoring import batch_of, keep_best
 from support.tasks import Task
 from tinytrm import TRM, ranks
 
@@ -28,7 +28,7 @@ GUESS = "guesses, until the last answer keeps the rules"  # see `search`
 
 
 def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool = True,
-             steps: int | None = None, batch_size: int = 256) -> dict:
+             steps: int | None = None, batch_size: int | None = None) -> dict:
     """Exact accuracy of `count` rollouts per puzzle, and of fewer, under each of SELECTIONS.
 
     Rollout 0 is the plain one. The others add noise to y and z before each step (arXiv 2605.19943)
@@ -39,7 +39,7 @@ def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool 
     (rank, world), test, numbers = ranks(), task.test, shown(count)
     selections = [s for s in SELECTIONS if s != "rules" or task.keeps_rules]
     right = torch.zeros(len(selections), len(numbers), device=device_of(model))
-    steps = steps or model.config.eval_steps
+    steps, batch_size = steps or model.config.eval_steps, batch_size or batch_of(model.config)
     rows = np.arange(rank, len(test), world)
     for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
         inputs, labels, runs = test.inputs[part], test.labels[part], []
@@ -65,7 +65,7 @@ def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool 
 
 
 def search(task: Task, model: TRM, count: int, guesses: int, steps: int | None = None,
-           batch_size: int = 256) -> dict:
+           batch_size: int | None = None) -> dict:
     """Exact accuracy if puzzles are thought about until an answer keeps the rules, `count` times at
     most. From the second time on, the question is a symmetric copy in which 1 to `guesses` cells of
     the last answer stand as if they were given: a walk from answer to answer, in which a guess
@@ -76,6 +76,7 @@ def search(task: Task, model: TRM, count: int, guesses: int, steps: int | None =
     if not task.keeps_rules or not task.disguise:
         raise ValueError("guesses are for Sudoku alone, where an answer can be checked")
     right, used = torch.zeros(count, device=device_of(model)), 0
+    batch_size = batch_size or batch_of(model.config)
     rows = np.arange(rank, len(test), world)
     for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
         inputs, labels = test.inputs[part], test.labels[part]

@@ -17,7 +17,7 @@ import tinytrm
 from data import arc
 from support.processes import device_of
 from support.tasks import Task
-from tinytrm import TRM, Puzzles, ranks
+from tinytrm import TRM, Config, Puzzles, ranks
 
 MOST = 200_000_000  # numbers that may be kept of what was thought
 
@@ -32,12 +32,15 @@ class Seen:
 
 
 def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
-          copies: int | None = None, batch_size: int = 256, seen: Seen | None = None) -> dict:
+          copies: int | None = None, batch_size: int | None = None, seen: Seen | None = None
+          ) -> dict:
     """What `tinytrm.evaluate` returns, plus what belongs to the task; fills `seen`.
 
     Mazes: valid_path_accuracy, shortest paths that need not be the labelled ones. ARC: pass@k by
     voting over `copies` augmented copies of each test input (None: all), as `pass_at`.
+    batch_size: None is `batch_of`.
     """
+    batch_size = batch_size or batch_of(model.config)
     if task.kind == "arc":
         votes, count = vote(task, model, steps, halt, copies, batch_size)
         if seen:
@@ -64,6 +67,12 @@ def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
             right = judge(test.inputs[rows], answers, test.labels[rows]).sum()
         result[name] = total(float(right), model) / len(test)
     return result
+
+
+def batch_of(config: Config) -> int:
+    """Puzzles at a time in an evaluation. --micro_batch says that memory is short; but without
+    gradient a puzzle needs a fraction of what it needs in training."""
+    return min(256, 4 * config.micro_batch) if config.micro_batch else 256
 
 
 def shared(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool = False,

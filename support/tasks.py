@@ -219,7 +219,7 @@ def _held_out(count: int, seed: int) -> np.ndarray:
 def _portable(path: Path) -> str:
     """How a checkpoint names its data: inside the repository relative to it, else absolute."""
     path = Path(path).resolve()
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
 # ------------------------------------------------------------------------------------------------

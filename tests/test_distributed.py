@@ -212,8 +212,8 @@ def test_damaged_checkpoints_are_refused_and_the_one_before_is_offered(saved, da
 
 def test_checkpoints_of_other_runs_are_refused(saved):
     last = checkpoints(saved[0])[-1]
-    with pytest.raises(ValueError, match="another config .*lr 0.001 -> 0.5"):
-        read_checkpoint(last, State(tiny(steps=8, lr=0.5)))
+    with pytest.raises(ValueError, match="another config .*weight_decay 0.1 -> 0.5"):
+        read_checkpoint(last, State(tiny(steps=8, weight_decay=0.5, lr=0.5)))
     with pytest.raises(ValueError, match="trained on other puzzles"):
         read_checkpoint(last, State(tiny(steps=8)), ABOUT | dict(sha256="y"))
     with pytest.raises(ValueError, match="trained on other puzzles"):  # 0 is a seed, None no split

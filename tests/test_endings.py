@@ -2,6 +2,7 @@
 program must know of its machine."""
 import datetime
 import errno
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from conftest import ROOT, SMALL, begin, process, run, tiny, toy_puzzles
 from data import maze
 from support import console, cost, monitor, processes, report
 from support.presets import PRESETS
+from support.scoring import score
 from support.tasks import Task
 
 # ------------------------------------------------------------------------------------------------
@@ -27,7 +29,8 @@ from support.tasks import Task
     (FileExistsError(17, "File exists", "x"), 2, "error: x: File exists"),
     (ValueError("two\nlines"), 2, "error: two lines"), (KeyError("k"), 1, "error: KeyError: 'k' ("),
     (MemoryError(), 1, "error: out of memory"), (RecursionError("deep"), 1, "error: RecursionE"),
-    (RuntimeError("[gloo/x.cc] closed"), 1, "error: lost another process")])
+    (RuntimeError("[gloo/x.cc] closed"), 1, "error: lost another process, or never met it ([gloo"),
+    (torch.OutOfMemoryError("NCCL error: out of memory"), 1, "error: out of memory: NCCL")])
 def test_every_error_is_one_line(error, code, said, capsys):
     def fails():
         raise error
@@ -241,6 +244,31 @@ def test_the_best_is_what_the_file_says(tmp_path):
     assert watched(tmp_path)[1].best == -1
 
 
+def test_the_best_of_a_run_that_was_given_up_is_none(tmp_path):
+    """Gone back to an earlier step, or lost before the first checkpoint: the new run's best was not
+    kept where it was worse than what no longer exists."""
+    task, watch = watched(tmp_path)
+    watch.keep("best.pt", tinytrm.State(task.config), step=8, held_out=0.9)
+    again = watched(tmp_path)[1]
+    assert (again.best, again.best_step) == (0.9, 8)
+    tinytrm.train(task.config, task.train, on_step=again)
+    assert (again.best, again.best_step) == (0.0, 5)
+    assert monitor.kept_in(tmp_path / "best.pt") == dict(step=5, held_out=0.0)
+
+
+def test_evaluations_are_smaller_where_memory_is_short(monkeypatch):
+    """They took 256 puzzles at a time, whatever --micro_batch said."""
+    sizes, forward = [], tinytrm.TRM.forward
+    monkeypatch.setattr(tinytrm.TRM, "forward", lambda self, x, *rest: (
+        sizes.append(len(x)), forward(self, x, *rest))[1])
+    for micro_batch, most in (0, 256), (2, 8), (100, 256):
+        config = tiny(micro_batch=micro_batch, eval_steps=1)
+        puzzles = toy_puzzles(300)
+        score(Task("tokens", config, puzzles, puzzles, dict(kind="toy")), tinytrm.TRM(config))
+        assert max(sizes) == most and sum(sizes) == 300
+        sizes.clear()
+
+
 def test_where_no_slot_has_halted_there_is_no_share(tmp_path, capsys):
     """It was logged as 0 % right."""
     task, watch = watched(tmp_path, tiny(steps=10, N_sup=16, halt_exploration=0.0))
@@ -252,7 +280,7 @@ def test_where_no_slot_has_halted_there_is_no_share(tmp_path, capsys):
     assert loss > 0 and exact == 0
 
 
-def test_what_training_returns_is_saved_whole(tmp_path):
+def test_what_training_returns_is_saved_whole(tmp_path, monkeypatch):
     """And a copy that could not be written leaves nothing behind."""
     from support.checkpoints import save_model
 
@@ -261,4 +289,9 @@ def test_what_training_returns_is_saved_whole(tmp_path):
     assert tinytrm.load(tmp_path / "a.pt").extra == dict(about=dict(kind="toy"))
     with pytest.raises(OSError, match="could not be saved"):
         save_model(tmp_path / "no" / "a.pt", model)
+    before = (tmp_path / "a.pt").read_bytes()
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="a.pt: could not be saved: No space left"):
+        save_model(tmp_path / "a.pt", model)
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+    assert (tmp_path / "a.pt").read_bytes() == before

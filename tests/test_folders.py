@@ -3,6 +3,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +64,42 @@ def test_only_our_own_checkpoints_are_ours(done):
     with pytest.raises(OSError, match="could not save .*-00000099"):  # in the user's way? No.
         write_checkpoint(done, state)
     assert {name: tree(done / name) for name in USERS} == before
+
+
+@pytest.mark.parametrize("what", ["rename", "rmtree"])
+def test_an_old_checkpoint_that_cannot_be_removed_is_no_failure(what, tmp_path, monkeypatch):
+    """A file of it is open elsewhere, on NFS or Windows. The new one was said to be lost, though it
+    was saved, and a half of the old one stayed, to be offered as a whole."""
+    def busy(*args, **how):
+        if not how.get("ignore_errors"):
+            raise OSError(39, "Directory not empty")
+
+    for step in 4, 8:
+        checkpoint(tmp_path, step)
+    with monkeypatch.context() as m:
+        m.setattr(*(folders.shutil, "rmtree") if what == "rmtree" else (Path, "rename"), busy)
+        checkpoint(tmp_path, 12)
+    kept = [p.name for p in checkpoints(tmp_path)]
+    assert kept[-2:] == ["checkpoint-00000008", "checkpoint-00000012"]
+    assert len(kept) == 2 + (what == "rename"), "whole, or not to be seen"
+    with entered(tmp_path, True, checkpoints(tmp_path)[-1], False):
+        pass
+    checkpoint(tmp_path, 16)
+    assert names(tmp_path) == {"checkpoint-00000012", "checkpoint-00000016"}
+
+
+def test_without_locks_a_restart_is_known_all_the_same(tmp_path, monkeypatch):
+    """On Windows it began at step 0, or was refused."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setattr(folders, "restarted", lambda: True)
+    assert not folders.is_restart(tmp_path)
+    with pytest.raises(KeyError), locked(tmp_path):
+        assert folders.is_restart(tmp_path)
+        raise KeyError
+    assert folders.is_restart(tmp_path)
+    with locked(tmp_path):
+        pass
+    assert not folders.is_restart(tmp_path)
 
 
 def test_a_used_folder_is_refused_and_nothing_changes(done, tmp_path):

@@ -181,7 +181,7 @@ def test_a_refused_resumption_moves_nothing(trained, csv_folder, refused):
     out, _ = trained
     before, older = tree(out), sorted(out.glob("checkpoint-*"))[0]
     words = ["--data", csv_folder, "--out", out, "--overwrite", "--resume", older, *SMALL]
-    assert "another config (lr" in refused("train.py", *words, "--lr", 1)
+    assert "another config (ema" in refused("train.py", *words, "--ema", 0.5)
     assert "other hints" in refused("train.py", *words, "--hints", 0.3)
     words[1] = csv_folder / "test.csv"
     assert "trained on other puzzles" in refused("train.py", *words)

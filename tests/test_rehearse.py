@@ -91,6 +91,19 @@ def test_what_the_disk_must_hold(ready, tmp_path, monkeypatch):
         verdict(need - 1, plan)
 
 
+def test_what_torchrun_must_wait_for(ready, tmp_path, monkeypatch, capsys):
+    """Ten steps, or an evaluation, before a signal is seen, and then the checkpoint."""
+    asked, real = [], module.report
+    monkeypatch.setattr(module, "report", lambda *args: asked.append(args))
+    rehearse(*ready, tmp_path / "run", Schedule())
+    (task, notes, schedule, *rest), = asked
+    monkeypatch.setattr(module, "ranks", lambda: (0, 2))
+    for save, step, look, needs in (1, 0.1, 1, 0), (12, 0.1, 1, 0), (12, 2, 1, 32), (2, 1, 30, 32):
+        real(task, notes | dict(save=save, step=step, look=look), schedule, *rest)
+        said = capsys.readouterr().out
+        assert ("--shutdown-timeout" in said) == (f"can take {needs} s" in said) == (needs > 0)
+
+
 def test_puzzles_are_checked_once(ready, tmp_path, monkeypatch):
     """A check of a million puzzles takes a second, and was taken for a part of each step."""
     seen, task = [], ready[0]

@@ -16,7 +16,7 @@ import tinytrm
 import train
 from conftest import ROOT, SMALL, TORCHRUN, process, program, run
 from data import maze, sudoku
-from support import cost, tasks
+from support import cost, monitor, tasks
 from support.presets import PRESETS
 
 
@@ -146,6 +146,29 @@ def test_nan_stops_training_and_names_the_step(csv_folder, tmp_path):
     _, err = program("train.py", *words, "--lr", "1e15", "--warmup", 0, code=2)
     assert re.search(r"error: .* at step \d+", err) and err.count("\n") == 1
     assert not (tmp_path / "run" / "model.pt").exists()
+
+
+def test_after_nan_its_advice_can_be_taken(csv_folder, tmp_path, monkeypatch):
+    """--resume refused the smaller rate, so that all was lost."""
+    words = ["--data", csv_folder, "--out", tmp_path / "run", "--steps", 40, "--save_every", 10,
+             *SMALL]
+    real, spoilt = monitor.Monitor.__call__, []
+
+    def spoil(self, state, metrics):
+        if state.step == 15 and not spoilt:
+            spoilt.append(True)
+            metrics["loss"] = metrics["loss"] * torch.nan
+        real(self, state, metrics)
+
+    monkeypatch.setattr(monitor.Monitor, "__call__", spoil)
+    _, err = program("train.py", *words, code=2)
+    assert "at step 15; the last good checkpoint is" in err and "checkpoint-00000010;" in err
+    words.remove("float32"), words.remove("--dtype")
+    said, _ = program("train.py", *words, "--resume", "--lr", 5e-4, "--dtype", "bfloat16")
+    config = tinytrm.load(tmp_path / "run").config
+    assert (config.lr, config.dtype) == (5e-4, "bfloat16")
+    line = next(line for line in said.splitlines() if line.startswith("resumed"))
+    assert line.endswith("step 10, lr 0.006 -> 0.0005, dtype float32 -> bfloat16"), line
 
 
 # ------------------------------------------------------------------------------------------------
@@ -310,6 +333,10 @@ def test_pooling_is_labelled_and_refuses_strangers(arc_run, trained, refused, mo
     milestone = arc_run / "milestone-00000015.pt"
     stdout, _ = program("evaluate.py", arc_run, "--pool", milestone, "--copies", 0)
     assert "pooled votes of 2 checkpoints" in stdout
+    compiled = Mock()
+    monkeypatch.setattr("evaluate.compile_net", compiled)
+    program("evaluate.py", arc_run, "--pool", milestone, "--copies", 0, "--compile")
+    assert len({id(call.args[0]) for call in compiled.call_args_list}) == 2, "each, not the first"
     monkeypatch.setattr("evaluate.vote", Mock(side_effect=AssertionError("before the work")))
     assert "not those of" in refused("evaluate.py", arc_run, "--pool", milestone, trained[0])
 
