@@ -78,7 +78,7 @@ def parser() -> Parser:
                    "empty cell) or maze ('# SG', as in the data files; / may stand between rows); "
                    "for a model of one's own: numbers")
     g.add_argument("--number", type=count, metavar="N", help="a held-out puzzle, numbered as on "
-                   "the page of --html (1)")
+                   "the page of --html; as on that of train.py with --puzzles 1000 (1)")
     g.add_argument("--picture", type=Path, metavar="FILE", help="write the steps side by side: "
                    "out.png, .svg, .pdf")
     g.add_argument("--gif", type=Path, metavar="FILE", help="write the steps as an animation")
@@ -259,6 +259,9 @@ def one(args: argparse.Namespace, device: torch.device) -> Run | None:
         else:
             result = score(task, model, halt=args.halt, seen=seen if args.html else None, **how)
         result["remarks"] = [*task.remarks, *result.get("remarks", ())]
+        if args.halt and args.html:
+            result["remarks"].append("the figures are of answers at the first q > 0 (--halt); the "
+                                     "puzzles below think on")
         if ranks()[0] == 0:
             title = f"{args.run}\n" if args.beside and not args.json else ""
             say(title + (json.dumps(result) if args.json else describe(result)))

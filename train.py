@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import math
 import re
@@ -40,10 +41,13 @@ from support.scoring import Seen, batch_of, describe, score, thinking
 from support.tasks import Task, copies, open_task, sample
 from tinytrm import Config, State, ranks
 
+ROUNDS = 5000  # of searching for solutions; 1000 rows of Sudoku-Extreme need fewer than 2000
+
 # ------------------------------------------------------------------------------------------------
 # The command line: every field of Config is a flag
 
 
+@functools.cache  # on Python 3.11 inspect reads all of tinytrm.py, each time
 def field_help() -> dict[str, str]:
     """The comment behind each field of Config, which is also its help text."""
     return dict(re.findall(r"^    (\w+): .+? = .*?  # (.*)$", inspect.getsource(Config), re.M))
@@ -105,7 +109,7 @@ def parser() -> Parser:
                    "share of one of so many (1)")
     g.add_argument("--price", type=amount, default=2.5, help="dollars per GPU-hour")
     g = p.add_argument_group("configuration (defaults: the preset's)")
-    help_of, hints = field_help(), get_type_hints(Config)
+    help_of, hints = dict(field_help()), get_type_hints(Config)
     help_of["seed"] += "; here also of generated puzzles, and of the tenth of one CSV held out"
     for f in dataclasses.fields(Config):
         kind, choices = type(f.default), getattr(hints[f.name], "__args__", None)
@@ -225,7 +229,9 @@ def prepare(args: argparse.Namespace, config: Config) -> Task:
     every, task.test = len(task.test), sample(task.test, args.eval_puzzles or 1000)
     if len(task.test) < every:
         task.remarks.append(f"a fixed sample of {len(task.test):,} of {every:,} held-out puzzles")
-    several = (task.solutions(task.test.inputs) > 1).sum() if task.solutions else 0
+    several = 0
+    if task.solutions:  # as many rounds as the hardest rows need; who needs more is not counted
+        several = (task.solutions(task.test.inputs, rounds=ROUNDS) > 1).sum()
     if several:
         task.remarks.append(f"{several:,} of the held-out puzzles have several solutions; only the "
                             "labelled one counts as right")
@@ -236,6 +242,7 @@ def prepare(args: argparse.Namespace, config: Config) -> Task:
             raise ValueError(f"{task.about['data']}: {said}puzzles, so the score would be too "
                              "good; remove them, or --allow_copies")
         task.remarks.append(said + "ones")
+        task.about["copies"] = f"{known:,} of {len(task.test):,}"  # for evaluate.py
     return task
 
 

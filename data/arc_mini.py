@@ -103,7 +103,7 @@ def lines(rng, colours):
 
 
 def majority(rng, colours):
-    """One cell of the colour that most cells have."""
+    """One cell of the colour that most cells have; of two that have eight each, of the second."""
     x = _noise(rng, colours[:2], density=1.0)
     more = (x == colours[0]).sum() > 8
     return x, np.array([[colours[0] if more else colours[1]]])

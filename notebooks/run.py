@@ -62,7 +62,7 @@ def stamp(notebook) -> str:
 def execute(path: Path):
     """The notebook with fresh outputs. Raises CellExecutionError, except in open exercises."""
     notebook = nbformat.read(path, as_version=4)
-    options = dict(timeout=600, kernel_name="python3", record_timing=False)
+    options = dict(timeout=600, kernel_name="python3", record_timing=False, coalesce_streams=True)
     NotebookClient(notebook, resources={"metadata": {"path": str(HERE)}}, **options).execute()
     notebook.metadata["tinytrm_stamp"] = stamp(notebook)
     notebook.metadata.get("language_info", {}).pop("version", None)

@@ -70,7 +70,8 @@ def official_task(file: Path, name: str, data: Path | None, identifiers: Path | 
         raise ValueError(f"--official needs --data: where the {name} puzzles are")
     if name in ("sudoku", "maze"):
         model.extra = dict(about=dict(  # type: ignore[assignment]
-            kind=name, data=str(data), box=[3, 3], sha256="", split=None))
+            kind=name, data=str(data), box=[3, 3] if name == "sudoku" else None, sha256="",
+            split=None))
         return model, reopen(model, data)
     if identifiers is None:
         raise ValueError("--official for ARC needs --identifiers, which says what puzzle each row "

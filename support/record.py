@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +24,10 @@ def check_record(folder: Path) -> None:
 
 
 def commit() -> str:
-    """Of this code, as far as that can be known."""
+    """Of this code, as far as that can be known; "-dirty" if files differ from it."""
     try:
-        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
-                              text=True, cwd=ROOT)
+        done = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude", "*"],
+                              capture_output=True, text=True, cwd=ROOT)
     except OSError:  # no git here
         return "unknown"
     return done.stdout.strip() or "unknown"
@@ -36,9 +35,8 @@ def commit() -> str:
 
 def write_record(folder: Path, name: str, out: Path, task: Task, results: list[dict], how: dict
                  ) -> None:
-    """folder/NAME.md: command, hardware, time, figures, config; the log beside it. how: what
-    `Monitor.trained` says."""
-    path = folder / f"{name}.md"
+    """folder/NAME.md: command, hardware, time, figures, config; the log beside it. A record of
+    other settings is not replaced: then it is NAME-2. how: what `Monitor.trained` says."""
     hardware, minutes = "; before: ".join(reversed(how["hardware"])), how["seconds"] / 60
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
     settings = dataclasses.asdict(task.config)
@@ -46,6 +44,8 @@ def write_record(folder: Path, name: str, out: Path, task: Task, results: list[d
         settings["hints"] = hints  # of the data, not of the model
     fields = "\n".join(f"{k} = {v}" for k, v in settings.items())
     figures = "\n".join(map(describe, results))
+    names = (folder / f"{name}{k}.md" for k in ("", *(f"-{k}" for k in range(2, 10**6))))
+    path = next(p for p in names if not p.exists() or f"\n{fields}\n" in p.read_text())
     text = f"""# {name}
 
     {shlex.join(words)}
@@ -62,8 +62,8 @@ pauses between resumptions not included). Log: {path.stem}.csv.
 {fields}
 ```
 """
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(out / "metrics.csv", path.with_suffix(".csv"))
     with replacing(path) as file:
         file.write(text.encode())
+    with replacing(path.with_suffix(".csv")) as file:
+        file.write((out / "metrics.csv").read_bytes())
     say(f"record    {path}")

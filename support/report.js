@@ -67,6 +67,7 @@ function endOf(r, k) {
 /** Show what has this mark; puzzle i, if it has, else the first one after it. */
 function filter(mark, i) {
   list = choose(mark);
+  if (!list.length) return filter("all", i);  // the page has been written anew, and none is left
   at = Math.max(0, list.findIndex(k => k >= i));
   for (const box of $("filters").querySelectorAll("input")) box.checked = box.value === mark;
   const ends = k => g.runs.map(r => endOf(r, k)).join(" | ");

@@ -124,13 +124,13 @@ def collect(name: str | Path, task: Task, model: TRM, result: dict, seen: Seen |
     won = ways[-1] > 0
     if seen.votes:  # the vote is what counts
         won = np.array([any(a["right"] for a in m["attempts"]) for m in asked.more])
-    marks, rows = judged(won, right, q, known), metrics_of(folder)
+    marks, rows = judged(won, ways > 0, q, known), metrics_of(folder)
     path = name if isinstance(name, Path) else None
     about = dict(name=str(name), total=total, thought=len(labels), steps=steps,
                  known=bool(known.any()),
                  result=figures(result, right[:, known]), remarks=result.get("remarks", []),
                  counts={mark: int(some.sum()) for mark, some in marks.items()},
-                 halting=halting(right[:, known], q[:, known]), curves=curves(rows),
+                 halting=halting((ways > 0)[:, known], q[:, known]), curves=curves(rows),
                  bins=reliability(right[:, known].ravel(), q[:, known].ravel()),
                  facts=facts(task, model, rows, trained, steps))
     about["facts"] += [["model", str(path)]] if path else []
@@ -207,16 +207,17 @@ def figures(result: dict, right: np.ndarray) -> dict:
 
 def judged(won: np.ndarray, right: np.ndarray, q: np.ndarray, known: np.ndarray
            ) -> dict[str, np.ndarray]:
-    """What the page can be filtered by, (N,) bool each. Sure: at the end, but wrong. Early: right
-    in the end, but wrong when it was sure for the first time. Slow: right in the end, but after
-    more than twice the steps that half of the right ones need."""
+    """What the page can be filtered by, (N,) bool each. won (N,): right as it counts, for ARC by
+    the vote; right (S, N): after each step. Sure: at the end, but wrong. Early: right in the end,
+    but wrong when it was sure for the first time. Slow: right in the end, but after more than twice
+    the steps that half of the right ones need."""
     tail = np.logical_and.accumulate(right[::-1]).sum(0)  # (N,) steps for which it has been right
     needed, last = len(right) + 1 - tail, right[-1]
     middle = np.median(needed[last]) if last.any() else 0
     sure = q > 0
     early = sure.any(0) & ~right[sure.argmax(0), np.arange(len(won))]
     return dict(right=won & known, wrong=~won & known, sure=~won & known & (q[-1] > 0),
-                early=early & won & known, slow=last & known & (needed > 2 * middle))
+                early=early & last & known, slow=last & known & (needed > 2 * middle))
 
 
 def halting(right: np.ndarray, q: np.ndarray) -> list[list[int]]:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data.files import replacing
 from data.grid import Random
 from support.processes import device_of
 from support.scoring import batch_of, keep_best
@@ -192,4 +193,5 @@ def plot_rollouts(result: dict, path: Path) -> None:
     ax.set_xlabel(f"rollouts of {result['steps']} steps each")
     ax.set_ylabel(f"exact, % of {result['puzzles']:,} puzzles")
     figure.legend(loc="outside lower left", frameon=False)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:].lower(), dpi=120)

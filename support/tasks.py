@@ -107,6 +107,8 @@ def reopen(model: TRM, data: Path | None = None) -> Task:
                          "puzzles were held out; name others by --data")
     elif trained:
         remarks.append(f"NOT HELD OUT: it was trained on these puzzles, {path}")
+    if data is None and about.get("copies"):
+        remarks.append(f"{about['copies']} held-out puzzles are symmetric copies of training ones")
     task = Task(about["kind"], config, None, Puzzles(inputs, labels), about, remarks=remarks,
                 **looks)
     _check(task, task.test)

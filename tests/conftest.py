@@ -138,4 +138,4 @@ def trained(csv_folder, tmp_path_factory):
     """A finished run of 25 steps, and what training it printed."""
     out = tmp_path_factory.mktemp("run") / "first"
     words = ["--data", csv_folder, "--out", out, "--steps", 25, "--save_every", 10]
-    return out, process("train.py", *words, *SMALL)[0]
+    return out, program("train.py", *words, *SMALL)[0]

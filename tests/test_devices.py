@@ -63,23 +63,26 @@ def asked(monkeypatch):
 
 def meta_state(config):
     """A State on the meta device; its AdamW is not fused, which meta tensors cannot be."""
-    state = State(config, "meta")
+    with torch.device("meta"):  # else all weights are drawn first, on the CPU
+        state = State(config, "meta")
+    state.carry.halted = torch.ones(config.batch_size, dtype=torch.bool, device="cpu")
     state.optimizer = torch.optim.AdamW(state.model.parameters(), betas=(0.9, 0.95), foreach=True,
                                         weight_decay=config.weight_decay)
     return state
 
 
-@pytest.mark.parametrize("name, pieces", [*((name, 1) for name in PRESETS), ("sudoku6", 2)])
+@pytest.mark.parametrize("name, pieces", [
+    *((name, 1) for name in PRESETS if name != "arc2"), ("sudoku6", 2)])  # arc2 is arc1 here
 def test_training_steps_of_every_preset_wait_for_the_device_once(name, pieces, asked):
-    """Refill, supervise and update, three times: one fetch a backward pass, of who has halted,
+    """Refill, supervise and update, twice: one fetch a backward pass, of who has halted,
     and nothing else that would make a GPU wait or the host wait for it."""
     preset = PRESETS[name].config
-    config = small(preset, steps=3, micro_batch=preset.batch_size // pieces)
+    config = small(preset, steps=2, micro_batch=preset.batch_size // pieces)
     state, watched, metrics = meta_state(config), Watched(), []
     with watched:
         tinytrm.train(config, AnyPuzzles(config), "meta", state, lambda s, m: metrics.append(m))
-    assert state.step == 3 and not watched.seen
-    assert len(asked) == 3 * pieces and all(t.dtype == torch.bool for t in asked)
+    assert state.step == 2 and not watched.seen
+    assert len(asked) == 2 * pieces and all(t.dtype == torch.bool for t in asked)
     assert all(v.is_meta for m in metrics for v in m.values())
 
 

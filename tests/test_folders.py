@@ -232,8 +232,11 @@ def test_two_programs_in_one_folder(csv_folder, tmp_path):
         assert time.time() - begun < 60 and p.poll() is None
         time.sleep(0.05)
     assert "another run is at work" in program(*words[1:], "--resume", code=2)[1]
-    p.send_signal(signal.SIGTERM)
-    assert p.wait(timeout=30) == 128 + signal.SIGTERM
+    p.send_signal(signal.SIGHUP)  # a closed terminal
+    err = p.stderr.read()
+    assert p.wait(timeout=30) == 128 + signal.SIGHUP
+    assert err.startswith("stopped at step ") and "--resume" in err and err.count("\n") == 1
+    assert f"step {int(checkpoints(tmp_path / 'run')[-1].name[-8:]):,}," in err
 
 
 def test_training_from_python_touches_no_folder(tmp_path, monkeypatch):

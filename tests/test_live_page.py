@@ -8,7 +8,7 @@ import torch
 
 import support.report
 import tinytrm
-from conftest import ROOT, SMALL, process, program, torchrun
+from conftest import ROOT, SMALL, program, torchrun
 from data import maze
 from support.monitor import read_metrics
 from test_report import browser, data_of, in_browser
@@ -91,7 +91,7 @@ def test_nothing_is_thought_about_for_the_page_alone(csv_folder, tmp_path, writt
 def test_a_full_disk_is_a_warning(csv_folder, tmp_path):
     (tmp_path / "page.html").symlink_to("/dev/full")
     out = tmp_path / "run"
-    stdout, err = process("train.py", "--data", csv_folder, "--out", out, *LOOK, "--html",
+    stdout, err = program("train.py", "--data", csv_folder, "--out", out, *LOOK, "--html",
                           tmp_path / "page.html")
     assert "held out" in stdout.splitlines()[-2] and (out / "model.pt").exists()
     assert err.count("\n") == err.count("page.html was not written: No space left on device") == 3

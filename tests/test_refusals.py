@@ -207,7 +207,9 @@ def test_symmetric_copies_are_counted_and_refused(csv_folder, tmp_path, refused)
     assert "20 of 20" in refused("train.py", "--data", same, "--steps", 2, "--eval_puzzles", 20)
     stdout, _ = program("train.py", "--data", same, "--out", tmp_path / "run", "--steps", 2,
                         "--allow_copies", *SMALL)
-    assert stdout.count("20 of 20 held-out puzzles are symmetric copies of training ones") == 2
+    said = "20 of 20 held-out puzzles are symmetric copies of training ones"
+    assert stdout.count(said) == 2
+    assert said in program("evaluate.py", tmp_path / "run", "--steps", 1)[0], "it forgot"
 
 
 def test_turned_mazes_are_copies_too(tmp_path):

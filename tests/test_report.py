@@ -318,6 +318,19 @@ def test_sure_too_early_is_wrong_at_the_first_sure_step():
     assert judged(right[-1], right, q, np.ones(4, bool))["early"].tolist() == [0, 1, 1, 0]
 
 
+def test_another_right_answer_is_not_too_early():
+    """A maze answered by another shortest path, and sure of it, before the labelled one."""
+    x, model = toy_puzzles(6).inputs, tinytrm.TRM(tiny(eval_steps=3))
+    answers = np.repeat(x[None], 3, 0)
+    answers[0, :2], answers[0, 2] = 5, 4  # two know another way, one is wrong
+    task = Task("tokens", model.config, None, Puzzles(x, x), {},
+                judges=dict(way=lambda _, given, labels: (given == 5).all(1)))
+    q = np.full((3, 6), 2.0)
+    run = collect("ways", task, model, score(task, model), Seen(answers=answers, q=q), steps=3)
+    assert run.marks["early"].tolist() == [0, 0, 1, 0, 0, 0]
+    assert run.page["halting"] == [[5, 0, 0, 0], [1, 0, 0, 0]]
+
+
 def test_only_the_grid_of_an_arc_answer_counts():
     square = np.array([[5, 6, 1], [7, 8, 1], [1, 1, 9]])
     assert shown(square.ravel(), 3).tolist() == [5, 6, 1, 7, 8, 1, 1, 1, 0]
@@ -610,6 +623,17 @@ def test_all_kinds_in_a_narrow_window(page, tmp_path):
         if wrong and "mazes" not in name:  # a maze's missed cells are rings
             assert kind["strikes"] == int(wrong[1]) > 0
     assert kinds["ARC"]["names"][0].startswith(f"puzzle 1 {HOSTILE}"[:40])
+
+
+@browser
+def test_a_filter_that_nothing_passes_any_more(tmp_path):
+    """A page in training is read again with the filter it had; it stayed empty, and stopped."""
+    write_a_page(tmp_path / "mine.html", tinytrm.TRM(tiny()), toy_puzzles(7))  # never sure
+    seen = in_browser(tmp_path / "mine.html", tmp_path, """
+      seen.shown = document.querySelector("#filters :checked").value;
+      seen.many = titles().length; seen.chosen = chosen();
+    """, fragment="#show=sure&puzzle=3")
+    assert (seen["shown"], seen["many"]) == ("all", 7) and seen["chosen"].startswith("puzzle 3")
 
 
 @browser

@@ -176,6 +176,18 @@ def test_rollouts_the_whole_way(task_and_model, tmp_path, refused):
 # Speed
 
 
+def test_a_compiler_that_fails_is_one_warning(tmp_path, monkeypatch):
+    def fails(_):
+        raise RuntimeError("No working C++ compiler found:\nnothing on the path")
+
+    monkeypatch.setattr(torch, "compile", lambda net, **_: fails)
+    out, err = program("train.py", "--preset", "sudoku4", "--steps", 3, "--compile",
+                       "--device", "cpu", "--out", tmp_path / "run")
+    assert len({*err.splitlines()}) == 1 and err.startswith("warning: --compile found no")
+    assert "trained   3 steps" in out
+
+
+@pytest.mark.slow
 def test_compile_goes_on_without_a_compiler(tmp_path):
     words = ["--preset", "sudoku4", "--steps", 3, "--compile", "--device", "cpu",
              "--out", tmp_path / "run"]

@@ -233,7 +233,7 @@ def test_generated_puzzles_are_proper_and_minimal(minimal, box):
     assert inputs.dtype == labels.dtype == np.uint8
     for puzzle, label in list(zip(inputs, labels))[:1 if box[0] * box[1] > 6 else 4]:
         assert brute_solutions(puzzle, box, 2) == [label.tolist()]
-        for cell in np.flatnonzero(puzzle > 1):
+        for cell in np.flatnonzero(puzzle > 1)[:None if len(puzzle) <= 36 else 6]:
             fewer = puzzle.copy()
             fewer[cell] = 1
             assert len(brute_solutions(fewer, box, 2)) == 2

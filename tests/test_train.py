@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -14,9 +15,10 @@ import torch
 
 import tinytrm
 import train
-from conftest import ROOT, SMALL, TORCHRUN, process, program, run
+from conftest import ROOT, SMALL, TORCHRUN, program, run
 from data import maze, sudoku
 from support import cost, monitor, tasks
+from support.official import official_task
 from support.presets import PRESETS
 
 
@@ -94,11 +96,13 @@ def test_generated_data_is_reused_and_a_second_run_just_works(tmp_path):
     """In a copy of the repository, as on a fresh clone. The first run moves aside, whole."""
     copy = tmp_path / "clone"
     copy_of_the_repository(copy)
-    command = [sys.executable, "train.py", "--preset", "sudoku4", "--steps", "3", "--device", "cpu"]
-    first, second = (run(command, copy, PYTHONPATH="") for _ in range(2))
-    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    assert "generating 36 puzzles" in first.stdout and "generating" not in second.stdout
-    assert "moved" not in first.stdout and "now in runs/sudoku4-1\n" in second.stdout
+    words = "--preset sudoku4 --steps 3 --device cpu".split()
+    code = f"import train\nfor _ in 'ab':\n    print('begun')\n    assert train.main({words}) == 0"
+    done = run([sys.executable, "-c", code], copy, PYTHONPATH="")
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.split("begun\n")[1:]
+    assert "generating 36 puzzles" in first and "generating" not in second
+    assert "moved" not in first and "now in runs/sudoku4-1\n" in second
     for name in ("sudoku4", "sudoku4-1"):
         assert {p.name for p in (copy / "runs" / name).iterdir()} == {
             "checkpoint-00000003", "metrics.csv", "model.pt"}
@@ -298,9 +302,9 @@ def arc_run(tmp_path_factory):
     return out
 
 
-def test_arc_the_whole_way(arc_run, tmp_path):
-    stdout, _ = process("evaluate.py", arc_run, "--json", "--submission", tmp_path / "sub.json",
-                        cwd=tmp_path)
+def test_arc_the_whole_way(arc_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stdout, _ = program("evaluate.py", arc_run, "--json", "--submission", tmp_path / "sub.json")
     assert [p.name for p in tmp_path.iterdir()] == ["sub.json"], "evaluation writes nothing else"
     result, model = json.loads(stdout), tinytrm.load(arc_run)
     assert result["puzzles"] == 6 and result["checkpoints"] == 1
@@ -339,6 +343,13 @@ def test_pooling_is_labelled_and_refuses_strangers(arc_run, trained, refused, mo
     assert len({id(call.args[0]) for call in compiled.call_args_list}) == 2, "each, not the first"
     monkeypatch.setattr("evaluate.vote", Mock(side_effect=AssertionError("before the work")))
     assert "not those of" in refused("evaluate.py", arc_run, "--pool", milestone, trained[0])
+
+
+def test_the_authors_mazes_have_no_boxes(monkeypatch):
+    monkeypatch.setattr("support.official.load_official", lambda *_, **__: Mock())
+    monkeypatch.setattr("support.official.reopen", lambda model, _: model.extra["about"]["box"])
+    for name, box in ("maze", None), ("sudoku", [3, 3]):
+        assert official_task(Path("x"), name, Path("y"), None, n=4, T=3)[1] == box
 
 
 @pytest.fixture
@@ -400,12 +411,14 @@ def test_checkpoints_name_data_of_the_repository_without_the_machines_paths(tmp_
     assert (tasks.reopen(model).test.inputs == task.test.inputs).all()
 
 
-def test_record_of_a_run_cut_into_pieces(csv_folder, tmp_path):
+def test_record_of_a_run_cut_into_pieces(csv_folder, tmp_path, monkeypatch):
     """`--resume auto` begins, then goes on; the record has the figures and the whole time."""
     words = ["--data", csv_folder, "--out", tmp_path / "run", "--resume", "auto", *SMALL]
-    words += ["--hints", 0.25]
+    words += ["--hints", 0.25, "--eval_steps", 2]
     program("train.py", *words, "--steps", 10)
-    stdout, _ = process("train.py", *words, "--steps", 30, "--record", tmp_path / "records")
+    more = ["--steps", 30, "--record", tmp_path / "records"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, [*words, *more])])  # in the record
+    stdout, _ = program("train.py", *words, *more)
     assert "resumed" in stdout and "trained   20 steps" in stdout
     assert "25% of the training copies show more of the solution" in stdout
     with open(tmp_path / "records/sudoku6-seed0.csv", newline="") as file:
@@ -424,7 +437,7 @@ def test_record_of_a_run_cut_into_pieces(csv_folder, tmp_path):
 def test_record_of_a_finished_run_in_another_folder(csv_folder, tmp_path, monkeypatch):
     """The time is that of the checkpoint; the log of the other folder has no row. And without git,
     the commit is not known."""
-    words = ["--data", csv_folder, "--steps", 10, *SMALL]
+    words = ["--data", csv_folder, "--steps", 10, "--eval_steps", 2, *SMALL]
     program("train.py", *words, "--out", tmp_path / "a")
     start = tmp_path / "a/checkpoint-00000010"
     again = ["--resume", start, "--out", tmp_path / "b", "--record", tmp_path / "records"]
@@ -433,6 +446,13 @@ def test_record_of_a_finished_run_in_another_folder(csv_folder, tmp_path, monkey
     assert "finished  all 10 steps" in stdout
     text = (tmp_path / "records/sudoku6-seed0.md").read_text()
     assert "commit unknown" in text and "Trained 10 steps in 0." in text
+    path = tmp_path / "records/sudoku6-seed0.md"
+    path.write_text(text.replace("\ndim = 16\n", "\ndim = 99\n"))  # as if of other settings
+    for _ in range(2):
+        program("train.py", *words, *again, "--overwrite")
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "sudoku6-seed0-2.csv", "sudoku6-seed0-2.md", "sudoku6-seed0.csv", "sudoku6-seed0.md"]
+    assert "\ndim = 99\n" in path.read_text(), "another's record is not replaced"
     model = tinytrm.load(tmp_path / "b/model.pt")
     before = tinytrm.load(tmp_path / "a/model.pt").extra["trained"]["seconds"]
     assert before > 0 and model.extra["trained"]["seconds"] >= 0.9 * before - 0.02  # of 0.01
