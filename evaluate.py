@@ -181,9 +181,11 @@ def open_model(args: argparse.Namespace, device: torch.device) -> tuple[TRM, Tas
 
 def ready(model: TRM, args: argparse.Namespace, device: torch.device) -> TRM:
     """The model on the device, compiled if that is wanted."""
+    model.to(device)
     if wants_compilation(args.compile, device):
-        compile_net(model.to(device), args.batch_size, training=False)
-    return model.to(device)
+        with advice_on_memory(args.batch_size, "--batch_size"):
+            compile_net(model, args.batch_size, training=False)
+    return model
 
 
 def official_fields(args: argparse.Namespace) -> dict[str, int]:
@@ -245,10 +247,10 @@ def run(args: argparse.Namespace) -> None:
 
 def one(args: argparse.Namespace, device: torch.device) -> Run | None:
     """Evaluate one model; for --html, what it thought."""
+    model, task = open_model(args, device)
     how = dict(steps=args.steps, batch_size=args.batch_size)
     seen, page = Seen(), None
     with advice_on_memory(args.batch_size, "--batch_size"):
-        model, task = open_model(args, device)
         if args.rollouts:
             result = (search(task, model, args.rollouts, args.guesses, **how) if args.guesses else
                       rollouts(task, model, args.rollouts, args.noise or 0,
@@ -259,13 +261,13 @@ def one(args: argparse.Namespace, device: torch.device) -> Run | None:
         else:
             result = score(task, model, halt=args.halt, seen=seen if args.html else None, **how)
         result["remarks"] = [*task.remarks, *result.get("remarks", ())]
-        if args.halt and args.html:
-            result["remarks"].append("the figures are of answers at the first q > 0 (--halt); the "
-                                     "puzzles below think on")
         if ranks()[0] == 0:
             title = f"{args.run}\n" if args.beside and not args.json else ""
             say(title + (json.dumps(result) if args.json else describe(result)))
             if args.html:
+                if args.halt:
+                    result["remarks"].append("the figures are of answers at the first q > 0 "
+                                             "(--halt); the puzzles below think on")
                 page = collect(args.run or args.official, task, model, result, seen,
                                args.run, **how)
     if ranks()[0] == 0:

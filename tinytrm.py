@@ -42,8 +42,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if dist.is_available():  # Else AdamW imports this when the processes have already formed a group:
-    import torch.distributed.nn  # the module then keeps it, and gloo's threads abort the exit.
+if dist.is_available():  # Now: if AdamW imports this when processes have already formed a group,
+    import torch.distributed.nn  # the module keeps that group, and gloo's threads abort the exit.
 # ---- 1. Configuration ----------------------------------------------------------------------------
 @dataclasses.dataclass
 class Config:
@@ -69,11 +69,11 @@ class Config:
     halting: Literal["sure", "chance"] = "sure"  # when a slot stops in training; see should_halt
     halt_exploration: float = 0.1  # if sure: chance, at each step, of a random minimum of steps
     halt_weight: float = 0.5  # weight of the halting loss
-    loss: Literal["stablemax", "softmax"] = "stablemax"  # of logits to probabilities; log_stablemax
+    loss: Literal["stablemax", "softmax"] = "stablemax"  # from logits to probabilities, see losses
     # training
     batch_size: int = 768  # slots that think at the same time, over all processes
     micro_batch: int = 0  # slots per backward pass and process, if memory asks for it; 0 = all
-    steps: int = 65104  # of every slot, and so of the optimizer; the authors' code, paper: 78125
+    steps: int = 65104  # of every slot, so of the optimizer; from the authors' code (paper: 78125)
     lr: float = 1e-4  # AdamW, betas (0.9, 0.95)
     warmup: int = 2000  # steps of linear warm-up
     cosine: bool = False  # after the warm-up: False = constant, True = cosine to zero
@@ -414,7 +414,7 @@ def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict]:
         loss = answer_loss + config.halt_weight * halting_loss
         carry.steps[s] += 1
         halted = should_halt(config, q, carry.steps[s], explore[s])
-        carry.halted[s] = halted.cpu()  # a GPU waits here for the forward pass; later, for both
+        carry.halted[s] = halted.cpu()  # waits for a GPU's forward pass; further down, for both
         (loss.sum() / config.batch_size).backward()  # the global batch: processes will be summed
         carry.y[s], carry.z[s] = y, z
         done = halted & (carry.labels[s] > 0).any(-1)  # not rows without any label

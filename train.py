@@ -28,7 +28,18 @@ from typing import get_type_hints
 import tinytrm
 from support import cost
 from support.checkpoints import read_checkpoint, save_model
-from support.console import MOST, Parser, amount, count, count_or_none, guarded, say, share, signals
+from support.console import (
+    MOST,
+    Parser,
+    amount,
+    count,
+    count_or_none,
+    guarded,
+    say,
+    share,
+    signals,
+    warn,
+)
 from support.folders import check_folder, entered
 from support.monitor import Monitor, Schedule, start_metrics
 from support.presets import PRESETS
@@ -191,6 +202,8 @@ def run(args: argparse.Namespace, config: Config) -> None:
     with cost.advice_on_memory(1, ""):
         state = State(task.config, device)
     remark = read_checkpoint(start, state, task.about) if start else ""
+    if " -> " in remark and ranks()[0] == 0:
+        warn(f"{start} goes on with other settings{remark}; give the same flags if that is a slip")
     if ranks()[0] == 0:
         say(headline(task, state))
     if cost.wants_compilation(args.compile, device):
@@ -270,7 +283,7 @@ def report(args: argparse.Namespace, task: Task, state: State, out: Path, how: d
                                  f"python evaluate.py {out}")
     if ranks()[0] == 0:
         if task.render:
-            say(thinking(task, state.ema))
+            say(thinking(task, state.ema, min(200, batch_of(task.config))))
         say(describe(result))
     if args.record:
         more = [rollouts(task, state.ema, 8)] if task.disguise else []

@@ -103,7 +103,7 @@ def entered(out: Path, given: bool, start: Path | None, overwrite: bool) -> Iter
             said = _replace(out, start)
         for half in out.glob(".checkpoint-????????.tmp"):
             if not half.is_symlink():
-                shutil.rmtree(half)
+                shutil.rmtree(half, ignore_errors=True)  # what is open elsewhere harms nothing
         yield from_rank_0(lambda: said)
 
 

@@ -1,4 +1,4 @@
-"""The paper's settings, which are the defaults of Config, and laptop-sized ones.
+"""The authors' settings, which are the defaults of Config, and laptop-sized ones.
 
 For mazes and ARC the paper says n = 6; n = 4 is the L_cycles of the authors' README.
 """

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
 import subprocess
 import sys
@@ -39,13 +40,13 @@ def write_record(folder: Path, name: str, out: Path, task: Task, results: list[d
     other settings is not replaced: then it is NAME-2. how: what `Monitor.trained` says."""
     hardware, minutes = "; before: ".join(reversed(how["hardware"])), how["seconds"] / 60
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    settings = dataclasses.asdict(task.config)
-    if hints := task.about.get("hints"):
-        settings["hints"] = hints  # of the data, not of the model
+    settings = dataclasses.asdict(task.config) | {  # the latter are of the data, not of the model
+        k: task.about[k] for k in ("sha256", "augmented", "hints") if task.about.get(k)}
     fields = "\n".join(f"{k} = {v}" for k, v in settings.items())
     figures = "\n".join(map(describe, results))
-    names = (folder / f"{name}{k}.md" for k in ("", *(f"-{k}" for k in range(2, 10**6))))
-    path = next(p for p in names if not p.exists() or f"\n{fields}\n" in p.read_text())
+    paths = (folder / f"{name}{f'-{k}' * (k > 1)}.md" for k in itertools.count(1))
+    path = next(p for p in paths
+                if not p.exists() or f"\n{fields}\n" in p.read_text(encoding="utf-8"))
     text = f"""# {name}
 
     {shlex.join(words)}

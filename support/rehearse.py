@@ -154,8 +154,10 @@ def report(task: Task, notes: dict[str, Any], schedule: Schedule, lost: str, dev
     # Two checkpoints and a third in the making; best, milestones, and one of these in the making.
     need = 3 * notes["size"] + (2 + schedule.milestones) * notes["model"]
     problems = []
-    # Several processes look for a signal every SYNC steps, and not during an evaluation.
-    needs = notes["save"] + max(SYNC * step, notes["look"] if looks else 0)
+    # Several processes look for a signal every SYNC steps, and not during an evaluation, which may
+    # come before the checkpoint; that at the end is broken off.
+    looked = training > LONG if schedule.eval_every is None else schedule.eval_every > 0
+    needs = notes["save"] + SYNC * step + (notes["look"] if looked else 0)
     if world > 1 and needs > 20:
         say("remark    torchrun kills its processes 30 s after a signal, and until all is saved it "
             f"can take {needs:.0f} s: start it with --shutdown-timeout=300")

@@ -27,7 +27,7 @@ from support.console import check_target, reason, say, warn
 from support.folders import PAGE_FILE
 from support.monitor import read_metrics
 from support.processes import device_of
-from support.scoring import MOST, Seen, by_step, overheard, score
+from support.scoring import MOST, Seen, batch_of, by_step, overheard, score
 from support.tasks import Task
 from tinytrm import TRM, Config, Puzzles
 
@@ -101,14 +101,15 @@ def look(name: str, model: TRM, puzzles: Puzzles, steps: int | None = None, *,
 
 
 def collect(name: str | Path, task: Task, model: TRM, result: dict, seen: Seen | None = None,
-            folder: Path | None = None, steps: int | None = None, batch_size: int = 256,
-            most: int = THOUGHT, trained: dict | None = None) -> Run:
+            folder: Path | None = None, steps: int | None = None,
+            batch_size: int | None = None, most: int = THOUGHT, trained: dict | None = None) -> Run:
     """What `score` returned and saw, in the shape of a page. What it did not see is thought about
     now, for at most so many puzzles. name: a path is shortened on the page. folder: where a
     metrics.csv may be; trained: what `Monitor.trained` returns (default: what is kept with the
     model)."""
     steps, seen = steps or model.config.eval_steps, seen or Seen()
     most = max(1, min(most, MOST // (steps * model.config.seq_len)))
+    batch_size = batch_size or batch_of(model.config)
     asked, total, answers, q = thoughts(task, model, seen, steps, batch_size, most)
     labels = asked.labels
     known = np.any(labels > 0, axis=1)  # (N,)

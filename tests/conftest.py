@@ -93,6 +93,7 @@ def program(name, *args, code=0) -> tuple[str, str]:
     except SystemExit as e:  # argparse
         ended = e.code
     finally:
+        signals.__init__()  # what has ended it is not to end the next test
         for number, handler in before.items():
             signal.signal(number, handler)
     assert (ended or 0) == code, f"exit {ended}\n{out.getvalue()}\n{err.getvalue()}"

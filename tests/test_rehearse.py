@@ -79,6 +79,20 @@ def test_a_restart_goes_on_from_the_checkpoint(ready, tmp_path, monkeypatch, cap
     assert "process 1 is killed now" in said and "all were restarted, and went on" in said
     assert "verdict   ready" in said and not list(tmp_path.iterdir())
 
+    def half_read(folder, state, about, read=module.read_checkpoint):
+        read(folder, state, about)
+        with torch.no_grad():
+            state.model.output_weight[0, 0] += 1
+
+    asked.clear()
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT")
+    with pytest.raises(Lost):
+        rehearse(ready[0], State(ready[0].config), tmp_path / "run", Schedule())
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setattr(module, "read_checkpoint", half_read)
+    with pytest.raises(ValueError, match="does not give back the weights"):
+        rehearse(ready[0], State(ready[0].config), tmp_path / "run", Schedule())
+
 
 @pytest.mark.parametrize("problem", ["the disk has", "does not give back the weights",
                                      "raise --save_minutes"])
@@ -122,8 +136,10 @@ def test_what_torchrun_must_wait_for(ready, tmp_path, monkeypatch, capsys):
     rehearse(*ready, tmp_path / "run", Schedule())
     (task, notes, schedule, *rest), = asked
     monkeypatch.setattr(module, "ranks", lambda: (0, 2))
-    for save, step, look, needs in (1, 0.1, 1, 0), (12, 0.1, 1, 0), (12, 2, 1, 32), (2, 1, 30, 32):
-        real(task, notes | dict(save=save, step=step, look=look), schedule, *rest)
+    for every, save, step, look, needs in ((5, 1, 0.1, 1, 0), (5, 12, 0.1, 1, 0), (0, 9, 1, 99, 0),
+                                           (5, 12, 2, 1, 33), (5, 2, 1, 30, 42)):
+        plan = dataclasses.replace(schedule, eval_every=every)
+        real(task, notes | dict(save=save, step=step, look=look), plan, *rest)
         said = capsys.readouterr().out
         assert ("--shutdown-timeout" in said) == (f"can take {needs} s" in said) == (needs > 0)
 

@@ -168,7 +168,8 @@ def test_after_nan_its_advice_can_be_taken(csv_folder, tmp_path, monkeypatch):
     _, err = program("train.py", *words, code=2)
     assert "at step 15; the last good checkpoint is" in err and "checkpoint-00000010;" in err
     words.remove("float32"), words.remove("--dtype")
-    said, _ = program("train.py", *words, "--resume", "--lr", 5e-4, "--dtype", "bfloat16")
+    said, err = program("train.py", *words, "--resume", "--lr", 5e-4, "--dtype", "bfloat16")
+    assert err.startswith("warning: ") and "if that is a slip" in err and err.count("\n") == 1
     config = tinytrm.load(tmp_path / "run").config
     assert (config.lr, config.dtype) == (5e-4, "bfloat16")
     line = next(line for line in said.splitlines() if line.startswith("resumed"))
