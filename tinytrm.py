@@ -414,7 +414,7 @@ def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict]:
         loss = answer_loss + config.halt_weight * halting_loss
         carry.steps[s] += 1
         halted = should_halt(config, q, carry.steps[s], explore[s])
-        carry.halted[s] = halted.cpu()  # waits for a GPU's forward pass; further down, for both
+        carry.halted[s] = halted.cpu()  # waits for a GPU's forward pass; after backward, for both
         (loss.sum() / config.batch_size).backward()  # the global batch: processes will be summed
         carry.y[s], carry.z[s] = y, z
         done = halted & (carry.labels[s] > 0).any(-1)  # not rows without any label

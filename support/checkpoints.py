@@ -21,10 +21,8 @@ from support.folders import REPLACED, checkpoints
 from support.processes import first_said
 from tinytrm import TRM, State, ranks
 
-# Fields of Config that may be others from one part of a run to the next; the second line's make it
-# another run than it was to be, as one must where the loss became NaN: they are named in the log.
-MAY_CHANGE = ("steps", "micro_batch", "eval_steps",
-              "lr", "puzzle_lr", "dtype")
+MAY_CHANGE = ("steps", "micro_batch", "eval_steps")  # fields of Config, from one part to the next
+MAY_MEND = ("lr", "puzzle_lr", "dtype")  # these, too, as after a NaN one must; the log names them
 # Entries of Task.about, which may not, and what it is where a checkpoint does not say.
 SAME_DATA = dict(kind=None, sha256=None, split=None, augmented=None, hints=0.0)
 
@@ -179,7 +177,7 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
         raise ValueError(f"{folder}: not a usable checkpoint ({said}){hint}") from None
     ours, theirs = dataclasses.asdict(state.model.config), dataclasses.asdict(ema.config)
     differ = {k: f"{k} {theirs[k]} -> {ours[k]}" for k in ours if ours[k] != theirs[k]}
-    if wrong := [said for k, said in differ.items() if k not in MAY_CHANGE]:
+    if wrong := [said for k, said in differ.items() if k not in MAY_CHANGE + MAY_MEND]:
         raise ValueError(f"{folder}: made with another config ({', '.join(wrong)}); give the same "
                          "flags, or another --out")
     was = about_of(ema)
@@ -194,7 +192,7 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
     state.model.load_state_dict(weights, strict=False)
     state.optimizer.load_state_dict(optimizer)
     state.step, state.ema.extra = step, ema.extra  # the latter says how it was trained
-    remark = "".join(f", {differ[k]}" for k in MAY_CHANGE[3:] if k in differ)
+    remark = "".join(f", {differ[k]}" for k in MAY_MEND if k in differ)
     if carry is None:
         return f"{remark}, by {then} processes: the puzzles in thought start anew"
     # As here, device and dtype: the forward pass computes in that of y.

@@ -122,16 +122,17 @@ def collect(name: str | Path, task: Task, model: TRM, result: dict, seen: Seen |
     ways = right.astype(np.uint8)
     for judge in task.judges.values():
         ways[np.stack([judge(asked.inputs, a, labels) for a in answers]) & ~right] = 2
-    won = ways[-1] > 0
+    good = ways > 0
+    won = good[-1]
     if seen.votes:  # the vote is what counts
         won = np.array([any(a["right"] for a in m["attempts"]) for m in asked.more])
-    marks, rows = judged(won, ways > 0, q, known), metrics_of(folder)
+    marks, rows = judged(won, good, q, known), metrics_of(folder)
     path = name if isinstance(name, Path) else None
     about = dict(name=str(name), total=total, thought=len(labels), steps=steps,
                  known=bool(known.any()),
                  result=figures(result, right[:, known]), remarks=result.get("remarks", []),
                  counts={mark: int(some.sum()) for mark, some in marks.items()},
-                 halting=halting((ways > 0)[:, known], q[:, known]), curves=curves(rows),
+                 halting=halting(good[:, known], q[:, known]), curves=curves(rows),
                  bins=reliability(right[:, known].ravel(), q[:, known].ravel()),
                  facts=facts(task, model, rows, trained, steps))
     about["facts"] += [["model", str(path)]] if path else []
