@@ -66,6 +66,7 @@ class Config:
     n: int = 6  # latent steps per cycle (the authors' L_cycles)
     T: int = 3  # cycles per supervision step (H_cycles); only the last carries gradient
     N_sup: int = 16  # supervision steps per puzzle at most, in training
+    brief: int = 0  # the first so many steps of training have 2 steps per puzzle, no more, no less
     halting: Literal["sure", "chance"] = "sure"  # when a slot stops in training; see should_halt
     halt_exploration: float = 0.1  # if sure: chance, at each step, of a random minimum of steps
     halt_weight: float = 0.5  # weight of the halting loss
@@ -91,7 +92,7 @@ class Config:
             value, choices = getattr(self, name), get_args(kind)  # those of a Literal
             if isinstance(value, np.generic):
                 setattr(self, name, value := value.item())  # a plain number, for `save`
-            zero, V = "puzzle_tokens micro_batch warmup seed columns".split(), self.vocab_size
+            zero, V = "puzzle_tokens micro_batch warmup seed columns brief".split(), self.vocab_size
             least = (kind is int and name not in zero) + (name == "vocab_size")
             most = dict(halt_exploration=1, ema=1).get(name, 2**60 if name != "symbols" else V - 1)
             if not (value in choices or not choices and isinstance(value, (int, kind))
@@ -173,7 +174,6 @@ class TRM(nn.Module):
     def forward(self, inputs: Tensor, puzzle_rows: Tensor, y: Tensor, z: Tensor):
         """One supervision step on inputs (B, cells) and rows of the puzzle table (B, D)."""
         return self.deep_recursion(self.embed(inputs, puzzle_rows).to(y.dtype), y, z)
-
     def embed(self, inputs: Tensor, puzzle_rows: Tensor) -> Tensor:
         """Tokens (B, cells), puzzle rows (B, D) -> the question x (B, L, D), scaled as y and z."""
         B, P, D = len(inputs), self.config.puzzle_tokens, self.config.dim
@@ -181,17 +181,14 @@ class TRM(nn.Module):
         front = F.pad(puzzle_rows, (0, (P - 1) * D)).view(B, P, D)  # P = 0 cuts the row away
         cells = F.embedding(self.codes[inputs], self.token_embedding).flatten(2)  # (B, cells, K D)
         return math.sqrt(D) * torch.cat([front.repeat(1, 1, self.K), cells], 1)
-
     def start(self, batch: int) -> tuple[Tensor, ...]:
         """y and z before any thought: the same two vectors at every position, (B, L, D) each."""
         dtype, L = compute_dtype(self.config, self.y_init.device), self.config.length
         return tuple(v.to(dtype).repeat(batch, L, self.K) for v in (self.y_init, self.z_init))
-
     def output_head(self, y: Tensor) -> Tensor:
         """Logits of the cells, (B, cells, V)."""
         weight = self.output_weight[self.codes].flatten(1).to(y.dtype)  # (V, K D)
         return F.linear(y[:, self.config.puzzle_tokens:], weight).float()
-
     def halt_head(self, y: Tensor) -> Tensor:
         """q (B,), the logit of "my answer is right": the first position speaks for all."""
         return F.linear(y[:, 0].float(), self.q_weight.repeat(1, self.K) / self.K, self.q_bias).T[0]
@@ -299,7 +296,6 @@ def lr_factor(config: Config, step: int) -> float:
     warm = min(1.0, (step + 1) / max(1, config.warmup))
     done = min(1.0, max(0.0, (step - config.warmup) / max(1, config.steps - config.warmup)))
     return warm * (0.5 + 0.5 * math.cos(math.pi * done) if config.cosine else 1.0)
-
 def puzzle_sign_sgd(table: Tensor, ids: Tensor, grads: Tensor, lr: float, decay: float) -> None:
     """In place, touched rows only: row = row * (1 - lr * decay) - lr * sign(grad). Gradients (B, D)
     of equal ids (B,) are summed first, without the sort and the wait of torch.unique."""
@@ -396,9 +392,10 @@ def refill(state: State, puzzles: Puzzles) -> Tensor:
         free, at = slots[at.numpy()], at.to(device)
         fresh = puzzles.draw(state.step * config.batch_size + free, config.seed,
                              lambda k: rng.random((config.batch_size, k))[free])
+        Puzzles(*fresh).check(config)  # what `augment` has returned, too
         carry.y[at], carry.z[at], carry.steps[at] = *state.model.start(len(at)), 0
         carry.inputs[at], carry.labels[at], carry.ids[at] = (
-            torch.from_numpy(a.astype(np.int64)).to(device) for a in fresh)
+            torch.from_numpy(np.asarray(a, np.int64)).to(device) for a in fresh)
     return explore
 
 def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict]:
@@ -413,7 +410,9 @@ def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict]:
         answer_loss, halting_loss, share, exact = losses(config, logits, q, carry.labels[s])
         loss = answer_loss + config.halt_weight * halting_loss
         carry.steps[s] += 1
-        halted = should_halt(config, q, carry.steps[s], explore[s])
+        # NOTE(paper): at first, two steps are enough to learn from; late ones are trained later.
+        brief = state.step < config.brief
+        halted = carry.steps[s] > 1 if brief else should_halt(config, q, carry.steps[s], explore[s])
         carry.halted[s] = halted.cpu()  # waits for a GPU's forward pass; after backward, for both
         (loss.sum() / config.batch_size).backward()  # the global batch: processes will be summed
         carry.y[s], carry.z[s] = y, z
@@ -450,9 +449,10 @@ def ranks() -> tuple[int, int]:
 @torch.no_grad()
 def think(model: TRM, inputs: Tensor, ids: Tensor, steps: int | None = None,
           halt: bool = False) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (answers (B, cells), q (B,), steps used (B,)) after each supervision step; inputs and
-    ids (B,) are int64. With `halt`, a puzzle whose q > 0 keeps its answer and costs nothing more.
-    Without, every puzzle takes all steps (default: eval_steps), as in the authors' evaluation."""
+    """Yield (answers (B, cells), q (B,), steps used (B,)) after each supervision step. With `halt`,
+    a puzzle whose q > 0 keeps its answer and costs nothing more. Without, every puzzle takes all
+    steps (default: eval_steps), as in the authors' evaluation."""
+    inputs, ids = (t.to(model.y_init.device, torch.long) for t in (inputs, ids))
     (y, z), active = model.start(len(inputs)), torch.arange(len(inputs), device=inputs.device)
     answers, q, used = torch.zeros_like(inputs), active - math.inf, active.clone()
     for step in range(1, 1 + (steps or model.config.eval_steps)):

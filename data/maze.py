@@ -139,6 +139,8 @@ def _arrival(is_open, start, goal):
     for step in range(1, longest + 1):
         _flood(reach, is_open, 1)
         arrival[(arrival == 0) & reach[row, col, maze]] = step
+        if arrival.all():
+            break
     return arrival
 
 
@@ -284,15 +286,20 @@ def canonical(inputs: np.ndarray) -> list[bytes]:
 
 def check(inputs: np.ndarray, labels: np.ndarray,
           where: Callable[[int], str] = "row {}".format) -> None:
-    """Raise ValueError for the first row that is no maze with a path from S to G.
+    """Raise ValueError for the first row that is no maze with a shortest path from S to G.
 
-    inputs, labels (N, L) tokens; `where(row)` names a row, counted from 1. That the path is the
-    shortest is not checked.
+    inputs, labels (N, L) tokens; `where(row)` names a row, counted from 1.
     """
     starts, goals = ((inputs == token).sum(1) for token in (START, GOAL))  # (N,)
     changed = np.where(labels == PATH, OPEN, labels) != inputs  # (N, L)
     bad = (starts != 1) | (goals != 1) | changed.any(1) | ~valid_paths(inputs, labels, labels)
     if not bad.any():
+        ends = ((inputs == token).argmax(1) for token in (START, GOAL))
+        steps, shortest = (labels == PATH).sum(1) + 1, _arrival(inputs != WALL, *ends)
+        for row in np.flatnonzero(steps > shortest)[:1]:
+            raise ValueError(f"{where(row + 1)}: the 'o' cells of the answer go from S to G in "
+                             f"{steps[row]} steps, the shortest way has {shortest[row]}; correct "
+                             "or remove the row")
         return
     row = int(bad.argmax())
     for name, count in (("S", starts[row]), ("G", goals[row])):

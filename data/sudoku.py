@@ -295,30 +295,44 @@ def download(folder: str | Path, base_url: str | None = None, rows: int = 1000, 
 
     base_url defaults to the environment's TINYTRM_HUB, then HUB; checksums None skips that check.
     Then writes train-{rows}-seed{seed}.csv, a seeded choice of training rows, and a .json of the
-    same name with the sha256 of the choice and of its source.
+    same name with the sha256 of the choice and of its source. Once both are there, train.csv (0.7
+    GB) is neither read nor needed any more, and nothing is written.
     Raises ValueError, with nothing left behind, if a file cannot be had whole.
     """
-    folder = Path(folder)
-    base_url = base_url or os.environ.get("TINYTRM_HUB") or HUB
-    for name in ("train.csv", "test.csv"):
-        path, wanted = folder / name, (checksums or {}).get(name)
+    folder, sums = Path(folder), checksums or {}
+    base_url = (base_url or os.environ.get("TINYTRM_HUB") or HUB).rstrip("/")
+    choice = folder / f"train-{rows}-seed{seed}.csv"
+    chosen = _is_choice(choice, rows, seed, sums.get("train.csv"))
+    for name in ("test.csv",) if chosen else ("train.csv", "test.csv"):
+        path, wanted = folder / name, sums.get(name)
         if not path.exists():
-            fetch(f"{base_url.rstrip('/')}/{name}", path, wanted)
+            fetch(f"{base_url}/{name}", path, wanted)
         elif wanted and sha256(path) != wanted:
             raise ValueError(f"{path}: sha256 is not the published one; delete it to get it anew")
-    return Extreme(folder, _choose_rows(folder / "train.csv", rows, seed), folder / "test.csv")
+    if not chosen:
+        _choose_rows(folder / "train.csv", rows, seed, choice)
+    return Extreme(folder, choice, folder / "test.csv")
 
 
-def _choose_rows(source, rows, seed):
-    """Write a seeded choice of the rows of a CSV file, in their order, and a record beside it;
-    returns its path."""
+def _is_choice(choice, rows, seed, source_sha256):
+    """Whether this file is, by the record beside it, what `_choose_rows` would write; without the
+    sha256 of the source nobody can know."""
+    try:
+        record = json.loads(choice.with_suffix(".json").read_bytes())
+        said = [record[key] for key in ("rows", "seed", "source_sha256", "sha256")]
+        return said == [rows, seed, source_sha256, sha256(choice)]
+    except (OSError, ValueError, KeyError, TypeError):  # not there, torn, or not a record
+        return False
+
+
+def _choose_rows(source, rows, seed, choice):
+    """Write a seeded choice of the rows of a CSV file, in their order, and a record beside it."""
     with open(source, "rb") as file:
         total = sum(1 for line in file if line.strip()) - 1
     if not 0 < rows <= total:
         raise ValueError(f"{source}: {rows} rows asked for, it has {total}; ask for 1..{total}")
     # NOTE(paper): the authors draw their 1000 rows without a seed; nobody can have the same ones.
     chosen = set((np.random.default_rng(seed).permutation(total)[:rows] + 1).tolist())
-    choice = source.with_name(f"{source.stem}-{rows}-seed{seed}.csv")
     with open(source, "rb") as file, replacing(choice) as out:
         for i, line in enumerate(line for line in file if line.strip()):
             if i == 0 or i in chosen:
@@ -327,4 +341,3 @@ def _choose_rows(source, rows, seed):
               "source_sha256": sha256(source), "sha256": sha256(choice)}
     with replacing(choice.with_suffix(".json")) as out:
         out.write((json.dumps(record, indent=2) + "\n").encode())
-    return choice

@@ -81,19 +81,25 @@ def mean(ax: Axes, x: float | str, values: ArrayLike, fmt: str = "o", color: str
     ax.errorbar(x, np.mean(values), error, fmt=fmt, color=color, capsize=3)
 
 
+def wilson(p: np.ndarray | float, K: int) -> np.ndarray:
+    """The ends (2, ...) of the Wilson interval of one standard error of shares p of K: of none or
+    all of them, too, it is no point."""
+    middle, half = (K * p + 0.5) / (K + 1), np.sqrt(K * p * (1 - p) + 0.25) / (K + 1)
+    return np.stack([middle - half, middle + half])
+
+
 def calibration(ax: Axes, belief: np.ndarray, right: np.ndarray, title: str = "",
                 edges: Sequence[float] = (0, 0.15, 0.3, 0.5, 0.7, 0.9, 1)) -> None:
     """Share right against belief, for the answers of each bin between two edges.
 
-    belief (K,) 0..1, right (K,) booleans. Beside each point the number K of its answers. The bars
-    are Wilson intervals of one standard error: also a bin with 0 of K right gets one.
+    belief (K,) 0..1, right (K,) booleans. Beside each point the number K of its answers, and as a
+    bar its Wilson interval.
     """
     for low, high in zip(edges, edges[1:]):
         inside = (belief > low) & (belief <= high)
         if K := inside.sum():
             b, p = belief[inside].mean(), right[inside].mean()
-            middle, half = (K * p + 0.5) / (K + 1), np.sqrt(K * p * (1 - p) + 0.25) / (K + 1)
-            ax.plot([b, b], [middle - half, middle + half], color=BLUE)
+            ax.plot([b, b], wilson(p, K), color=BLUE)
             ax.plot(b, p, "o", color=BLUE)
             ax.annotate(K, (b, p), (5, -9), textcoords="offset points", fontsize=8)
     ax.plot([0, 1], [0, 1], "k:", lw=0.8)
@@ -198,7 +204,7 @@ def loops() -> None:
     for x, k in zip(xs, ("1", "2", "$T-1$", "$T$")):
         box(x, y, f"cycle {k}", "white" if k != "$T$" else GREY, "//" if k != "$T$" else None)
     values(xs[:2], y, ["$y, z$"] * 3)
-    values(xs[2:], y, ["$y, z$", "$y, z$", "loss"])
+    values(xs[2:], y, ["$y, z$", "$y, z$", "$y, z$, loss"])
     say(9.1, y + 0.5, "...")
     back(xs[3] + 2.2, y - 0.35, 2.2, end=True)
     say(-1, y - 0.55, "hatched: without gradient (no_grad)", ha="left", fontsize=9)
@@ -208,11 +214,10 @@ def loops() -> None:
         ha="left", weight="bold")
     for x, k in zip(xs, ("1", "2", "$n$", "")):
         box(x, y, f"latent {k}" if k else "answer", GREY)
-        if k:  # the answer call does not see the question
-            arrow((x + 1.6, y + 1.45), (x + 1.6, y + 1))
-            say(x + 1.75, y + 1.25, "$x$", ha="left", fontsize=9)
-    values(xs[:2], y, ["$y, z$", "$z$", "$z$"])
-    values(xs[2:], y, ["$z$", "$z$", "$y$, loss"])
+        arrow((x + 1.6, y + 1.45), (x + 1.6, y + 1))  # the answer call does not see the question
+        say(x + 1.75, y + 1.25, "$x, y$" if k else "$y$", ha="left", fontsize=9)
+    values(xs[:2], y, ["$z$"] * 3)
+    values(xs[2:], y, ["$z$", "$z$", "$y, z$, loss"])
     say(9.1, y + 0.5, "...")
     for x in xs[1:]:
         back(x + 2.2, y - 0.35, 3.2)

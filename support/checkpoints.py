@@ -17,7 +17,7 @@ import torch
 
 import tinytrm
 from data.files import sha256
-from support.folders import REPLACED, checkpoints
+from support.folders import REPLACED, checkpoints, unfinished
 from support.processes import first_said
 from tinytrm import TRM, State, ranks
 
@@ -41,7 +41,7 @@ def write_checkpoint(out: Path, state: State, **extra: Any) -> None:
                          f"the last good checkpoint is {good[-1] if good else 'none'}")
     rank, world = ranks()
     final = out / f"checkpoint-{state.step:08d}"
-    folder = out / f".{final.name}.tmp"
+    folder = unfinished(final)
 
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def write_checkpoint(out: Path, state: State, **extra: Any) -> None:
 def discard(folder: Path) -> None:
     """Remove a checkpoint, as far as the disk allows; never leave a half that looks whole. The next
     run in the folder tries again."""
-    half = folder.with_name(f".{folder.name}.tmp")
+    half = unfinished(folder)
     with suppress(OSError):  # a file that is open elsewhere: on NFS, on Windows
         folder.rename(half)
     shutil.rmtree(half, ignore_errors=True)
@@ -136,8 +136,10 @@ def load_model(path: Path) -> TRM:
 
 
 def about_of(model: TRM) -> dict[str, Any]:
-    """What a loaded model says of the puzzles it was trained on; empty if it says nothing."""
-    return getattr(model, "extra", {}).get("about") or {}
+    """What a loaded model says of the puzzles it was trained on; empty if it says nothing, or if
+    another program than train.py put something of its own there."""
+    about = getattr(model, "extra", {}).get("about")
+    return about if isinstance(about, dict) and "kind" in about else {}
 
 
 def read_dict(path: Path) -> dict:

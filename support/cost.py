@@ -14,7 +14,7 @@ import torch
 
 import tinytrm
 from support.console import out_of_memory, say, warn
-from support.processes import agree
+from support.processes import first_said
 from tinytrm import Config, State, compute_dtype, ranks
 
 # The GPU of the estimates: an NVIDIA H100. What it reaches in practice, not what is printed on it.
@@ -223,9 +223,10 @@ def compile_net(model: tinytrm.TRM, batch: int, training: bool = True) -> bool:
         if out_of_memory(e):
             raise
         problem = " ".join(str(e).split())[:100]
-    if agree(bool(problem), h.device):
+    if problem := first_said(problem):
         model.net = plain  # type: ignore[method-assign]
-        warn(f"--compile found no working compiler, going on without: {problem}")
+        if ranks()[0] == 0:
+            warn(f"--compile found no working compiler, going on without: {problem}")
     return model.net is not plain
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from support.console import warn
 from support.processes import from_rank_0, restarted
 from tinytrm import ranks
 
@@ -37,6 +38,11 @@ def is_checkpoint(path: Path) -> bool:
 def checkpoints(out: Path) -> list[Path]:
     """The whole checkpoints of a run folder, oldest first."""
     return sorted(filter(is_checkpoint, out.glob("checkpoint-*")))
+
+
+def unfinished(checkpoint: Path) -> Path:
+    """What a checkpoint is called while it is written, or removed."""
+    return checkpoint.with_name(f".{checkpoint.name}.tmp")
 
 
 def is_used(out: Path) -> bool:
@@ -99,9 +105,13 @@ def entered(out: Path, given: bool, start: Path | None, overwrite: bool) -> Iter
         said = f"moved     the run that was here is now in {aside}\n"
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
+        newest = max(checkpoints(out), default=start)
+        if start and not overwrite and newest != start and start in checkpoints(out):
+            raise ValueError(f"{out}: another run has saved {newest.name} there meanwhile; begin "
+                             "again")
         if overwrite and not again:
             said = _replace(out, start)
-        for half in out.glob(".checkpoint-????????.tmp"):
+        for half in out.glob(unfinished(Path("checkpoint-????????")).name):
             if not half.is_symlink():
                 shutil.rmtree(half, ignore_errors=True)  # what is open elsewhere harms nothing
         yield from_rank_0(lambda: said)
@@ -138,11 +148,14 @@ def locked(out: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{out}: another run is at work in this folder") from None
-        except OSError:  # a file system without locks
-            pass
-        file.truncate(0)
-        file.write(_me())
-        file.flush()
+        except OSError as e:
+            warn(f"{out}: its file system has no locks ({e.strerror}), so that nothing keeps a "
+                 "second run out")
+        file.seek(0)
+        if file.read() != _me():  # else a full disk could take what `is_restart` has to find
+            file.truncate(0)
+            file.write(_me())
+            file.flush()
         yield
         (out / ".lock").unlink(missing_ok=True)  # not after an error: torchrun may restart us
 

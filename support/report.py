@@ -274,7 +274,9 @@ def facts(task: Task, model: TRM, rows: list[dict[str, str]], trained: dict | No
                        f"{steps or c.eval_steps} here"]]
     if c.num_puzzles > 1:
         found.append(["puzzle table", f"{c.num_puzzles:,} rows"])
-    how = trained or getattr(model, "extra", {}).get("trained") or {}
+    how = trained or getattr(model, "extra", {}).get("trained")
+    if not isinstance(how, dict) or not {"steps", "seconds"} <= how.keys():
+        how = {}  # a word of its own, of another program than train.py
     if not how and rows:  # a run of before this was kept
         how = dict(steps=int(rows[-1]["step"]), seconds=float(rows[-1]["seconds"]))
     if how:
@@ -429,6 +431,7 @@ def pack(tokens: np.ndarray, width: int = 1) -> str:
     """Tokens (cells,) as base-36 numbers of `width` characters each; zeros at the end are left
     out, but for the first token."""
     last = int(np.flatnonzero(tokens).max(initial=0)) + 1
+    tokens = tokens.astype(int)  # of what comes as uint64 the quotients would be floats
     places = 36 ** np.arange(width - 1, -1, -1)
     return "".join(DIGITS[tokens[:last, None] // places % 36].ravel().tolist())
 

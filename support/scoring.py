@@ -179,11 +179,12 @@ def collect(votes: arc.Votes, chunk: int = 20) -> None:
 
 
 def arc_result(task: Task, votes: arc.Votes, seen: int) -> dict:
-    """pass@k, with pass@2, the score of ARC-AGI, as exact_accuracy."""
-    known = all(out is not None for t in task.corpus.asked for _, out in t.tests)
-    scored = votes.score() if known and ranks()[0] == 0 else {}
+    """pass@k, with pass@2, the score of ARC-AGI, as exact_accuracy; neither if an answer to score
+    against is missing."""
+    missing = sum(out is None for t in task.corpus.asked for _, out in t.tests)
+    scored = votes.score() if not missing and ranks()[0] == 0 else {}
     return dict(exact_accuracy=scored.get(2, ""), pass_at=scored, puzzles=len(task.corpus.asked),
-                predictions=seen)
+                predictions=seen, missing=missing)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -205,7 +206,7 @@ def describe_arc(result: dict) -> list[str]:
     """pass@k, or that there is nothing to score against."""
     if not result["pass_at"]:
         return [f"answered  {result['puzzles']:,} tasks by {result['predictions']:,} predictions; "
-                "there are no answers to score against"]
+                f"no score: {result['missing']:,} test grids have no answer to score against"]
     shares = ", ".join(f"pass@{k} {v:.1%}" for k, v in result["pass_at"].items())
     return [f"held out  {result['puzzles']:,} tasks, {result['predictions']:,} predictions",
             f"          {shares}"]

@@ -20,6 +20,7 @@ import torch
 from data import arc, arc_mini, maze, sudoku
 from data.files import sha256
 from data.grid import overlap, side_of
+from support.checkpoints import about_of
 from support.console import say
 from support.presets import PRESETS
 from tinytrm import TRM, Config, Puzzles
@@ -80,7 +81,7 @@ def open_task(preset: str, config: Config, data: Path | None, augment_mazes: boo
 def reopen(model: TRM, data: Path | None = None) -> Task:
     """The task of a loaded model, with its held-out puzzles or those in `data`. Writes nothing."""
     extra: dict[str, Any] = getattr(model, "extra", {})
-    about, config = extra.get("about"), model.config
+    about, config = about_of(model), model.config
     if not about:
         raise ValueError("this model does not say what it was trained on: not made by train.py; "
                          "evaluate it from Python, by tinytrm.evaluate or support.report.page")
@@ -95,6 +96,10 @@ def reopen(model: TRM, data: Path | None = None) -> Task:
             raise ValueError("--data does nothing here: the toy tasks are generated")
         corpus = _corpus(about["corpus"], path, side_of(config.seq_len))
         return Task("arc", config, None, None, about, corpus=corpus, table=table)
+    if data is None and not path.exists():
+        raise FileNotFoundError(f"{path}: the puzzles of this run are not there; name puzzles by "
+                                "--data")
+    own = about["data"] == about_of(model)["data"]  # named or not
     path = path / "test.csv" if path.is_dir() else path
     inputs, labels, looks = read_grids(about["kind"], path, about["box"])
     trained, split, remarks = sha256(path) == about["sha256"], about["split"], []
@@ -102,17 +107,26 @@ def reopen(model: TRM, data: Path | None = None) -> Task:
         held = _held_out(len(inputs), split)
         inputs, labels = inputs[held], labels[held]
         remarks.append(f"the tenth of {path} that training held out")
-    elif split is not None and data is None:
+    elif split is not None and own:
         raise ValueError(f"{path}: has changed since training, so that nobody knows which of its "
                          "puzzles were held out; name others by --data")
     elif trained:
         remarks.append(f"NOT HELD OUT: it was trained on these puzzles, {path}")
-    if data is None and about.get("copies"):
+    elif own and _lacks(path.parent, about["sha256"]):
+        remarks.append(f"PERHAPS NOT HELD OUT: the training puzzles in {path.parent} have changed "
+                       "since")
+    if own and about.get("copies"):
         remarks.append(f"{about['copies']} held-out puzzles are symmetric copies of training ones")
     task = Task(about["kind"], config, None, Puzzles(inputs, labels), about, remarks=remarks,
                 **looks)
     _check(task, task.test)
     return task
+
+
+def _lacks(folder: Path, digest: str) -> bool:
+    """Whether there are files of training puzzles in a folder, but none with this SHA-256."""
+    files = sorted(folder.glob("train*.csv"), key=lambda f: f.stat().st_size)  # one may be 0.7 GB
+    return bool(files and digest) and all(sha256(f) != digest for f in files)
 
 
 def _check(task: Task, *puzzles: Any) -> None:

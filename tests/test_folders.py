@@ -212,6 +212,42 @@ def test_one_run_at_a_time(done):
     assert not (done / ".lock").exists()
 
 
+def test_a_lock_that_is_ours_already_is_not_written_again(tmp_path, monkeypatch):
+    """On a full disk it would be lost, and the next restart would take the run for another's."""
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    lock = tmp_path / ".lock"
+    lock.write_text("host 1 another")
+    with pytest.raises(KeyError), locked(tmp_path):
+        raise KeyError
+    assert folders.is_restart(tmp_path)
+    os.utime(lock, (1, 1))
+    with pytest.raises(KeyError), locked(tmp_path):
+        raise KeyError
+    assert lock.stat().st_mtime == 1
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys):
+    def none(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with locked(tmp_path):
+        pass
+    assert "has no locks (Function not implemented)" in capsys.readouterr().err
+
+
+def test_what_another_run_has_saved_meanwhile_is_not_trained_again(done):
+    start = check_folder(done, True, True, False)
+    checkpoint(done, 12)  # the job before this one, on its way out
+    before = tree(done)
+    with pytest.raises(ValueError, match="checkpoint-00000012 there meanwhile"):
+        with entered(done, True, start, False):
+            pass
+    assert {k: v for k, v in tree(done).items() if k != ".lock"} == before
+    with entered(done, True, check_folder(done, True, True, False), False):
+        pass
+
+
 def test_another_preset_or_a_rerun_loses_nothing(tmp_path):
     """The same command again, as a user types it, and one in a folder that holds other things."""
     words = ["--preset", "sudoku4", "--steps", 2, "--out", tmp_path / "run", *SMALL]

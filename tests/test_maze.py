@@ -463,6 +463,8 @@ def test_read_csv_takes_any_order_of_columns(tmp_path, text):
     (GOOD + line(answer="S  o   oG"), 2, "the 'o' cells of the answer are not one line from S"),
     (GOOD + line(answer=SMALL), 2, "the 'o' cells of the answer are not one line"),
     (line(answer="S ooo ooG"), 1, "the 'o' cells of the answer are not one line"),
+    (GOOD + line("S G      ", "S Go oooo"), 2,
+     "the 'o' cells of the answer go from S to G in 6 steps, the shortest way has 2"),
     (GOOD + line("S  G" + " " * 12, "SooG" + " " * 12), 2, "the question has 16 characters, not 9"),
 ])
 def test_read_csv_names_the_row(tmp_path, rows, row, message):

@@ -36,8 +36,8 @@ from support.report import (
 from support.report import (
     page as write_a_page,
 )
-from support.scoring import Seen, arc_result, score, vote
-from support.tasks import Task
+from support.scoring import Seen, arc_result, describe, score, vote
+from support.tasks import Task, reopen
 from tinytrm import Puzzles
 
 HOSTILE = ("</script><script>window.hacked = 1</script><img src=x onerror=\"window.hacked = 1\">"
@@ -111,6 +111,30 @@ def page(runs, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     write_page(path, runs)
     return path
+
+
+def test_one_missing_answer_leaves_no_score(tasks):
+    task, model = tasks["arc"]
+    first, *others = task.corpus.asked
+    hidden = first._replace(tests=[(x, None) for x, _ in first.tests])
+    corpus = arc.Corpus("mini", {t.name: t for t in (hidden, *others)})
+    votes, count = vote(task, model)
+    result = arc_result(dataclasses.replace(task, corpus=corpus), votes, count)
+    assert result["pass_at"] == {} and result["missing"] == len(first.tests)
+    assert f"no score: {len(first.tests)} test grids have no answer" in describe(result)
+
+
+def test_words_of_anothers_own_in_a_model_do_no_harm(copying, tmp_path):
+    """`tinytrm.save` takes any: also those that train.py uses."""
+    model, held_out = copying
+    puzzles = tinytrm.Puzzles(held_out.inputs[:3].astype(np.uint64), held_out.labels[:3])
+    for words in dict(about="my notes", trained="2024-05"), dict(about={"author": "I"}):
+        tinytrm.save(tmp_path / "model.pt", model, **words)
+        mine = tinytrm.load(tmp_path / "model.pt")
+        with pytest.raises(ValueError, match="does not say what it was trained on"):
+            reopen(mine)
+        write_a_page(tmp_path / "page.html", mine, puzzles)
+        assert data_of(tmp_path / "page.html")[0]["runs"][0]["result"]["puzzles"] == 3
 
 
 def test_runs_on_the_same_puzzles_are_grouped(page):

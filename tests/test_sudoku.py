@@ -766,6 +766,39 @@ def test_download(tmp_path, hub, capsys):
     assert choice.read_bytes() == before and handler.asked == []  # what is there is kept
 
 
+def test_what_was_chosen_needs_no_source(tmp_path, hub, monkeypatch):
+    url, sums, handler = hub
+    folder, choice, test = sudoku.download(tmp_path, url, rows=3, checksums=sums)
+    before, record = choice.read_bytes(), choice.with_suffix(".json")
+    (folder / "train.csv").unlink()
+    handler.asked.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(sudoku, "replacing", None)  # a folder that cannot be written to
+        assert sudoku.download(tmp_path, url, rows=3, checksums=sums).train == choice
+    assert handler.asked == [] and not (folder / "train.csv").exists()
+    told = json.loads(record.read_text())
+    for spoil in (  # what may be another choice is made anew, from a source fetched anew
+        lambda: choice.write_bytes(before[:-1]),
+        lambda: choice.unlink(),
+        lambda: record.unlink(),
+        lambda: record.write_text("[1]"),
+        lambda: record.write_text("{"),
+        lambda: record.write_text(json.dumps(told | {"source_sha256": "0" * 64})),
+        lambda: record.write_text(json.dumps(told | {"rows": 2})),
+        lambda: record.write_text(json.dumps(told | {"seed": 1})),
+    ):
+        spoil()
+        (folder / "train.csv").unlink(missing_ok=True)
+        handler.asked.clear()
+        sudoku.download(tmp_path, url, rows=3, checksums=sums)
+        assert choice.read_bytes() == before and json.loads(record.read_text()) == told
+        assert handler.asked == ["/base/train.csv"]
+    handler.asked.clear()
+    (folder / "train.csv").unlink()
+    sudoku.download(tmp_path, url, rows=3, checksums=None)  # of which source, nobody says
+    assert handler.asked == ["/base/train.csv"]
+
+
 def test_the_choice_of_rows_is_seeded(tmp_path, hub):
     url, sums, _ = hub
     chosen = set()

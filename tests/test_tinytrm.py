@@ -262,6 +262,23 @@ def test_exploration_draws_two_to_N_sup_evenly():
     assert halts == pytest.approx([0, 0.25, 0.5, 0.75, 1], abs=0.01)
 
 
+@pytest.mark.parametrize("halting", ["sure", "chance"])
+def test_brief_thoughts_come_first(halting):
+    """Two steps for every puzzle up to step 7 of training, sure or not; after it as ever."""
+    done = []
+
+    def look(state, _):
+        done.append(state.carry.steps[state.carry.halted].tolist())
+        if state.step == 3:
+            state.model.q_bias.data.fill_(9.0 if halting == "sure" else 0.0)
+
+    config = tiny(N_sup=6, brief=7, steps=40, halting=halting, halt_exploration=0.0)
+    tinytrm.train(config, toy_puzzles(), on_step=look)
+    assert done[:7] == [[], [2] * 8] * 3 + [[]]
+    later = {s for some in done[8:] for s in some}
+    assert later == {1} if halting == "sure" else {1, 3, 6} <= later <= set(range(1, 7))
+
+
 # ------------------------------------------------------------------------------------------------
 # Optimizers
 
@@ -466,6 +483,28 @@ def test_malformed_puzzles(change, words):
         Puzzles(**{**dict(inputs=np.ones((3, 9), int), labels=np.ones((3, 9), int)), **change})
 
 
+@pytest.mark.parametrize("augment, words", [
+    (lambda x, y, _: (x - 6, y), "inputs row 0: -[1-5] is no integer in 0..5"),
+    (lambda x, y, _: (x, y + 5), "labels row 0: .* is no integer in 0..5"),
+    (lambda x, y, _: (x * 1.0, y), "inputs row 0: .* is no integer"),
+    (lambda x, y, _: (x[:1], y[:1]), "ids: .N,.; not"),
+    (lambda x, y, _: (x[0], y[0]), "ids: .N,.; not"),
+    (lambda x, y, _: (x[:, 1:], y[:, 1:]), "8 cells"),
+])
+def test_a_slip_of_augment_is_no_broadcast(augment, words):
+    puzzles = toy_puzzles()
+    puzzles.augment = augment
+    with pytest.raises(ValueError, match=words):
+        tinytrm.train(tiny(), puzzles)
+
+
+def test_augment_may_return_lists_and_tensors():
+    puzzles, plain = toy_puzzles(), toy_puzzles()
+    puzzles.augment = lambda x, y, _: (x.tolist(), torch.from_numpy(y))
+    a, b = (tinytrm.train(tiny(), p, on_step=False).state_dict() for p in (puzzles, plain))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
 @pytest.mark.parametrize(
     "inputs, labels, ids, words",
     [
@@ -550,6 +589,15 @@ def test_halting_keeps_the_first_sure_answer(model):
     assert np.array_equal(solution.steps, first + 1)
     expected = torch.stack([full[k][0][i] for i, k in enumerate(first.tolist())])
     assert np.array_equal(solution.answers, expected)
+
+
+def test_think_takes_integers_of_any_kind(model):
+    puzzles = toy_puzzles(5)
+    want = tinytrm.solve(model, puzzles.inputs, puzzles.ids)
+    for dtype in torch.int32, torch.uint8:
+        tokens, ids = (torch.from_numpy(t).to(dtype) for t in (puzzles.inputs, puzzles.ids))
+        *_, (answers, q, _) = tinytrm.think(model, tokens, ids)
+        assert np.array_equal(answers, want.answers) and np.array_equal(q, want.q)
 
 
 @pytest.mark.parametrize("wrong", [dict(steps=0), dict(steps=-1), dict(batch_size=-1)])

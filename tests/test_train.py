@@ -81,10 +81,33 @@ def test_one_csv_is_split_and_the_split_is_found_again(csv_folder, tmp_path, mon
     again = tasks.open_task("sudoku6", config, mine)
     assert np.array_equal(held, again.test.inputs)
     mine.write_text(mine.read_text() + mine.read_text().splitlines()[-1] + "\n")
-    with pytest.raises(ValueError, match="has changed since training"):
+    for named in None, mine:
+        with pytest.raises(ValueError, match="has changed since training"):
+            tasks.reopen(model, named)
+    mine.unlink()
+    with pytest.raises(FileNotFoundError, match="not there; name puzzles by --data"):
         tasks.reopen(model)
     other = tasks.reopen(model, csv_folder)
     assert not other.remarks and other.about["data"] == str(csv_folder.resolve()), "what is asked"
+
+
+def test_a_folder_that_was_split_anew(csv_folder, tmp_path):
+    """Its held-out puzzles may be those that the model was trained on."""
+    mine = tmp_path / "mine"
+    shutil.copytree(csv_folder, mine)
+    task = tasks.open_task("sudoku6", PRESETS["sudoku6"].config, mine)
+    model = tinytrm.TRM(task.config)
+    model.extra = task.extra()
+    assert not tasks.reopen(model).remarks
+    head, *rows = (mine / "train.csv").read_text().splitlines(keepends=True)
+    (mine / "train.csv").write_text(head + "".join(rows[1:]))
+    for named in None, mine:
+        assert "PERHAPS NOT HELD OUT" in tasks.reopen(model, named).remarks[0]
+    shutil.copy(csv_folder / "train.csv", mine / "train-60-seed0.csv")  # one of several is enough
+    assert not tasks.reopen(model).remarks
+    for file in mine.glob("train*"):
+        file.unlink()
+    assert not tasks.reopen(model).remarks, "the held-out puzzles alone, on another machine"
 
 
 def test_puzzles_that_were_trained_on_are_named_in_the_result(trained, csv_folder):
