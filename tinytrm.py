@@ -66,7 +66,7 @@ class Config:
     n: int = 6  # latent steps per cycle (the authors' L_cycles)
     T: int = 3  # cycles per supervision step (H_cycles); only the last carries gradient
     N_sup: int = 16  # supervision steps per puzzle at most, in training
-    brief: int = 0  # the first so many steps of training have 2 steps per puzzle, no more, no less
+    brief: int = 0  # for so many steps of training at first, 2 per puzzle, whatever N_sup and q say
     halting: Literal["sure", "chance"] = "sure"  # when a slot stops in training; see should_halt
     halt_exploration: float = 0.1  # if sure: chance, at each step, of a random minimum of steps
     halt_weight: float = 0.5  # weight of the halting loss
@@ -296,6 +296,7 @@ def lr_factor(config: Config, step: int) -> float:
     warm = min(1.0, (step + 1) / max(1, config.warmup))
     done = min(1.0, max(0.0, (step - config.warmup) / max(1, config.steps - config.warmup)))
     return warm * (0.5 + 0.5 * math.cos(math.pi * done) if config.cosine else 1.0)
+
 def puzzle_sign_sgd(table: Tensor, ids: Tensor, grads: Tensor, lr: float, decay: float) -> None:
     """In place, touched rows only: row = row * (1 - lr * decay) - lr * sign(grad). Gradients (B, D)
     of equal ids (B,) are summed first, without the sort and the wait of torch.unique."""
@@ -326,7 +327,7 @@ class Puzzles:
                 raise ValueError(f"{name} row {at[0]}: {t[*at]} is no integer in 0..{most}")
         for row in np.flatnonzero((self.labels == 0).all(1))[:1]:
             raise ValueError(f"labels row {row} is all 0, which means that no cell is labelled")
-    def draw(self, positions: np.ndarray, seed: int, random: Callable) -> tuple[np.ndarray, ...]:
+    def draw(self, positions: np.ndarray, seed: int, random: Callable) -> tuple:
         """inputs (B, cells), labels (B, cells), ids (B,) for B slots, by `random` as for augment;
         positions (B,), step * batch_size + slot, and seed: for other classes, with an order."""
         # NOTE(paper): with replacement; the authors shuffle, and waste the rows of busy slots.
@@ -411,15 +412,14 @@ def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict]:
         loss = answer_loss + config.halt_weight * halting_loss
         carry.steps[s] += 1
         # NOTE(paper): at first, two steps are enough to learn from; late ones are trained later.
-        brief = state.step < config.brief
-        halted = carry.steps[s] > 1 if brief else should_halt(config, q, carry.steps[s], explore[s])
+        early = state.step < config.brief
+        halted = carry.steps[s] > 1 if early else should_halt(config, q, carry.steps[s], explore[s])
         carry.halted[s] = halted.cpu()  # waits for a GPU's forward pass; after backward, for both
         (loss.sum() / config.batch_size).backward()  # the global batch: processes will be summed
         carry.y[s], carry.z[s] = y, z
-        done = halted & (carry.labels[s] > 0).any(-1)  # not rows without any label
-        part = dict(loss=loss, answer_loss=answer_loss, halting_loss=halting_loss, count=done,
-                    exact_accuracy=done & exact, cell_accuracy=done * share,
-                    halt_accuracy=done & ((q > 0) == exact), steps=done * carry.steps[s])
+        part = dict(loss=loss, answer_loss=answer_loss, halting_loss=halting_loss, count=halted,
+                    exact_accuracy=halted & exact, cell_accuracy=halted * share,
+                    halt_accuracy=halted & ((q > 0) == exact), steps=halted * carry.steps[s])
         sums.update({name: value.detach().sum() for name, value in part.items()})  # adds
     return rows.grad, {k: v / config.batch_size if "loss" in k else v for k, v in sums.items()}
 

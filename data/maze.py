@@ -286,7 +286,7 @@ def canonical(inputs: np.ndarray) -> list[bytes]:
 
 def check(inputs: np.ndarray, labels: np.ndarray,
           where: Callable[[int], str] = "row {}".format) -> None:
-    """Raise ValueError for the first row that is no maze with a shortest path from S to G.
+    """Raise ValueError for a row that is no maze with a shortest path from S to G.
 
     inputs, labels (N, L) tokens; `where(row)` names a row, counted from 1.
     """

@@ -295,8 +295,8 @@ def download(folder: str | Path, base_url: str | None = None, rows: int = 1000, 
 
     base_url defaults to the environment's TINYTRM_HUB, then HUB; checksums None skips that check.
     Then writes train-{rows}-seed{seed}.csv, a seeded choice of training rows, and a .json of the
-    same name with the sha256 of the choice and of its source. Once both are there, train.csv (0.7
-    GB) is neither read nor needed any more, and nothing is written.
+    same name with the sha256 of the choice and of its source. Once both are there, and the
+    checksums say of which source, train.csv (0.7 GB) is neither read nor needed any more.
     Raises ValueError, with nothing left behind, if a file cannot be had whole.
     """
     folder, sums = Path(folder), checksums or {}

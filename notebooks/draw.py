@@ -204,7 +204,8 @@ def loops() -> None:
     for x, k in zip(xs, ("1", "2", "$T-1$", "$T$")):
         box(x, y, f"cycle {k}", "white" if k != "$T$" else GREY, "//" if k != "$T$" else None)
     values(xs[:2], y, ["$y, z$"] * 3)
-    values(xs[2:], y, ["$y, z$", "$y, z$", "$y, z$, loss"])
+    values(xs[2:], y, ["$y, z$"] * 3)
+    say(xs[3] + 2.8, y + 0.2, "loss", fontsize=9)
     say(9.1, y + 0.5, "...")
     back(xs[3] + 2.2, y - 0.35, 2.2, end=True)
     say(-1, y - 0.55, "hatched: without gradient (no_grad)", ha="left", fontsize=9)
@@ -217,7 +218,8 @@ def loops() -> None:
         arrow((x + 1.6, y + 1.45), (x + 1.6, y + 1))  # the answer call does not see the question
         say(x + 1.75, y + 1.25, "$x, y$" if k else "$y$", ha="left", fontsize=9)
     values(xs[:2], y, ["$z$"] * 3)
-    values(xs[2:], y, ["$z$", "$z$", "$y, z$, loss"])
+    values(xs[2:], y, ["$z$", "$z$", "$y, z$"])
+    say(xs[3] + 2.8, y + 0.2, "loss", fontsize=9)
     say(9.1, y + 0.5, "...")
     for x in xs[1:]:
         back(x + 2.2, y - 0.35, 3.2)

@@ -105,10 +105,11 @@ def entered(out: Path, given: bool, start: Path | None, overwrite: bool) -> Iter
         said = f"moved     the run that was here is now in {aside}\n"
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
-        newest = max(checkpoints(out), default=start)
-        if start and not overwrite and newest != start and start in checkpoints(out):
-            raise ValueError(f"{out}: another run has saved {newest.name} there meanwhile; begin "
-                             "again")
+        found, elsewhere = checkpoints(out), start and start.resolve().parent != out.resolve()
+        if found and not (overwrite or elsewhere) and (not start or found[-1].name > start.name):
+            (out / ".lock").unlink()  # a restart is not to take that run for ours
+            raise ValueError(f"{out}: another run has saved {found[-1].name} there meanwhile; "
+                             "begin again")
         if overwrite and not again:
             said = _replace(out, start)
         for half in out.glob(unfinished(Path("checkpoint-????????")).name):

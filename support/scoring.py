@@ -206,7 +206,7 @@ def describe_arc(result: dict) -> list[str]:
     """pass@k, or that there is nothing to score against."""
     if not result["pass_at"]:
         return [f"answered  {result['puzzles']:,} tasks by {result['predictions']:,} predictions; "
-                f"no score: {result['missing']:,} test grids have no answer to score against"]
+                f"no score, for answers to score against are missing: {result['missing']:,}"]
     shares = ", ".join(f"pass@{k} {v:.1%}" for k, v in result["pass_at"].items())
     return [f"held out  {result['puzzles']:,} tasks, {result['predictions']:,} predictions",
             f"          {shares}"]

@@ -99,8 +99,8 @@ def reopen(model: TRM, data: Path | None = None) -> Task:
     if data is None and not path.exists():
         raise FileNotFoundError(f"{path}: the puzzles of this run are not there; name puzzles by "
                                 "--data")
-    own = about["data"] == about_of(model)["data"]  # named or not
-    path = path / "test.csv" if path.is_dir() else path
+    path, was = path / "test.csv" if path.is_dir() else path, ROOT / about_of(model)["data"]
+    own = path.resolve() in (was.resolve(), (was / "test.csv").resolve())  # named or not
     inputs, labels, looks = read_grids(about["kind"], path, about["box"])
     trained, split, remarks = sha256(path) == about["sha256"], about["split"], []
     if split is not None and trained:

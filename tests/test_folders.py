@@ -243,9 +243,21 @@ def test_what_another_run_has_saved_meanwhile_is_not_trained_again(done):
     with pytest.raises(ValueError, match="checkpoint-00000012 there meanwhile"):
         with entered(done, True, start, False):
             pass
-    assert {k: v for k, v in tree(done).items() if k != ".lock"} == before
+    assert tree(done) == before
+    assert not (done / ".lock").exists()
     with entered(done, True, check_folder(done, True, True, False), False):
         pass
+
+
+def test_nor_does_a_run_begin_over_one_that_came_meanwhile(tmp_path):
+    for resume in None, "auto":
+        out = tmp_path / str(resume)
+        assert check_folder(out, True, resume, False) is None
+        checkpoint(out, 12)
+        with pytest.raises(ValueError, match="checkpoint-00000012 there meanwhile"):
+            with entered(out, True, None, False):
+                pass
+        assert names(out) == {"checkpoint-00000012"} and not (out / ".lock").exists()
 
 
 def test_another_preset_or_a_rerun_loses_nothing(tmp_path):

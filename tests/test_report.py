@@ -121,7 +121,7 @@ def test_one_missing_answer_leaves_no_score(tasks):
     votes, count = vote(task, model)
     result = arc_result(dataclasses.replace(task, corpus=corpus), votes, count)
     assert result["pass_at"] == {} and result["missing"] == len(first.tests)
-    assert f"no score: {len(first.tests)} test grids have no answer" in describe(result)
+    assert f"answers to score against are missing: {len(first.tests)}" in describe(result)
 
 
 def test_words_of_anothers_own_in_a_model_do_no_harm(copying, tmp_path):

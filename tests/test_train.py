@@ -101,7 +101,7 @@ def test_a_folder_that_was_split_anew(csv_folder, tmp_path):
     assert not tasks.reopen(model).remarks
     head, *rows = (mine / "train.csv").read_text().splitlines(keepends=True)
     (mine / "train.csv").write_text(head + "".join(rows[1:]))
-    for named in None, mine:
+    for named in None, mine, mine / "test.csv":
         assert "PERHAPS NOT HELD OUT" in tasks.reopen(model, named).remarks[0]
     shutil.copy(csv_folder / "train.csv", mine / "train-60-seed0.csv")  # one of several is enough
     assert not tasks.reopen(model).remarks
