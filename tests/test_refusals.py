@@ -17,7 +17,7 @@ from support.presets import PRESETS
 VALUES = ("-1", "nan", "inf", "1e400", "text", "", "99999999999999999999", "0")
 ZERO = set("save_minutes milestones eval_every eval_copies log_seconds price bench_seconds "
            "puzzle_tokens halt_exploration halt_weight micro_batch lr warmup weight_decay "
-           "puzzle_lr puzzle_weight_decay ema seed noise copies columns".split())
+           "puzzle_lr puzzle_weight_decay ema seed noise copies columns brief".split())
 NUMBERS = [(name, action.option_strings[0], action.dest)
            for name, p in (("train.py", train.parser()), ("evaluate.py", evaluate.parser()))
            for action in p._actions if isinstance(action.type, type) and action.type is not str
