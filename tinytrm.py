@@ -106,12 +106,12 @@ class Config:
     def for_data(cls, puzzles: Puzzles, **fields) -> Config:
         """For data of one's own, a few minutes on two CPU cores; `fields` override. Why these, and
         what to change when: docs/your_data.md. Raises ValueError where 0 seems to be a value."""
-        both = np.concatenate([puzzles.inputs, puzzles.labels]).astype(int)
+        both = np.concatenate([puzzles.inputs, puzzles.labels])
         before, after = (np.maximum.accumulate(t != 0, 1) for t in (both, both[:, ::-1]))
         if ((both == 0) & before & after[:, ::-1]).any() and "vocab_size" not in fields:
             raise ValueError("0 is padding but between tokens: add 1 to all, or give vocab_size")
         L, W = both.shape[1], math.isqrt(both.shape[1])  # a square number of cells is a grid
-        return cls(**dict(vocab_size=both.max() + 1, num_puzzles=int(puzzles.ids.max()) + 1,
+        return cls(**dict(vocab_size=int(both.max()) + 1, num_puzzles=int(puzzles.ids.max()) + 1,
             seq_len=L, puzzle_tokens=1, mixer="attention", columns=W * (W * W == L), heads=2, n=1,
             T=1, dim=64, width_multiple=32, halting="chance", keep="surest", halt_weight=0.1,
             loss="softmax", steps=6500 if puzzles.ids.any() else 4000, lr=2e-3, warmup=1000,
@@ -161,7 +161,7 @@ class TRM(nn.Module):
     def deep_recursion(self, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, ...]:
         """One supervision step: T cycles, of which only the last is remembered for the gradient.
         Returns the new y and z (B, L, D), detached, and in float32 logits (B, cells, V), q (B,)."""
-        with torch.no_grad():  # brings y and z to a better place to learn from, at no memory
+        with torch.no_grad():  # brings y, z to a better place to learn from, storing nothing
             for _ in range(self.config.T - 1):  # TRY: T = 1
                 y, z = self.latent_recursion(x, y, z)
         # All n + 1 calls of the last cycle carry gradient (7 of 21, if n = 6 and T = 3), to weights
@@ -273,7 +273,7 @@ def losses(config: Config, logits: Tensor, q: Tensor, labels: Tensor) -> tuple[T
     The answer loss is the mean cross-entropy over the labelled cells (labels > 0). By the halting
     loss q learns whether all of them are right just now; through y it trains the network, too."""
     labelled, right = labels > 0, logits.argmax(-1) == labels  # (B, cells)
-    # NOTE(paper): in float32; the authors' stablemax is in float64, which not every device has.
+    # NOTE(paper): in float32, theirs in float64, which not every device has; laptops take softmax.
     log_p = log_stablemax(logits) if config.loss == "stablemax" else logits.log_softmax(-1)
     cell_loss = -log_p.gather(-1, labels[..., None])[..., 0] * labelled
     count = labelled.sum(-1).clamp(min=1)
@@ -292,7 +292,7 @@ def should_halt(config: Config, q: Tensor, steps: Tensor, explore: Tensor) -> Te
     return halts | (steps >= config.N_sup)
 # ---- 5. Learning rates, and sign-SGD for the puzzle table ---------------------------------------
 def lr_factor(config: Config, step: int) -> float:
-    """What the learning rates are multiplied by: linear warm-up, then 1 or a cosine to zero."""
+    """Factor of the learning rates: warm-up, then 1 or a cosine to 0 (NOTE(paper): they keep 1)."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
     done = min(1.0, max(0.0, (step - config.warmup) / max(1, config.steps - config.warmup)))
     return warm * (0.5 + 0.5 * math.cos(math.pi * done) if config.cosine else 1.0)
@@ -501,7 +501,7 @@ def save(path: str | Path, model: TRM, **extra) -> None:
     extra = {k: v.item() if isinstance(v, np.generic) else v for k, v in extra.items()}
     torch.save(dict(format="tinytrm-2", config=dataclasses.asdict(model.config), extra=extra,
                     weights=model.state_dict()), f"{path}.tmp")
-    torch.load(f"{path}.tmp", weights_only=True, mmap=True)  # better refused here than by `load`
+    torch.load(f"{path}.tmp", "cpu", weights_only=True, mmap=True)  # refused here, not by `load`
     Path(f"{path}.tmp").replace(path)  # at one go: there is the old file or the whole new one
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> TRM:

@@ -6,7 +6,7 @@
     torchrun --nproc_per_node=4 train.py --preset arc1  # four GPUs compute the same as one
     python train.py --preset sudoku --resume            # go on where it stopped
     python train.py --preset arc1 --dry-run             # parameters, FLOPs, hours, dollars
-    python train.py --preset arc1 --rehearse            # all of a long run, once, in a minute
+    torchrun --nproc_per_node=4 --max-restarts=1 train.py --preset arc1 --rehearse  # all of it once
     python train.py --preset sudoku --bench             # speed of this machine, plain and compiled
 
 The method is in tinytrm.py. Here is the story around it; support/ has its parts. A run folder holds
@@ -239,6 +239,17 @@ def prepare(args: argparse.Namespace, config: Config) -> Task:
     task = open_task(args.preset, config, args.data, args.augment_mazes, args.hints)
     if task.test is None:
         return task
+    known = copies(task) if args.data else []  # among all, for evaluate.py asks all of them
+    if len(known):
+        said = (f"{len(known):,} of {len(task.test):,} held-out puzzles are symmetric copies of "
+                "training ones")
+        if not args.allow_copies:
+            file = "test.csv" if task.about["split"] is None else "the file"
+            raise ValueError(f"{task.about['data']}: {said}, so the score would be too good; "
+                             f"remove them (the first: puzzle {known[0]} of {file}), or "
+                             "--allow_copies")
+        task.remarks.append(said)
+        task.about["copies"] = f"{len(known):,} of {len(task.test):,}"  # for evaluate.py
     every, task.test = len(task.test), sample(task.test, args.eval_puzzles or 1000)
     if len(task.test) < every:
         task.remarks.append(f"a fixed sample of {len(task.test):,} of {every:,} held-out puzzles")
@@ -248,14 +259,6 @@ def prepare(args: argparse.Namespace, config: Config) -> Task:
     if several:
         task.remarks.append(f"{several:,} of the held-out puzzles have several solutions; only the "
                             "labelled one counts as right")
-    known = copies(task)
-    if known:
-        said = f"{known:,} of {len(task.test):,} held-out puzzles are symmetric copies of training "
-        if not args.allow_copies:
-            raise ValueError(f"{task.about['data']}: {said}puzzles, so the score would be too "
-                             "good; remove them, or --allow_copies")
-        task.remarks.append(said + "ones")
-        task.about["copies"] = f"{known:,} of {len(task.test):,}"  # for evaluate.py
     return task
 
 

@@ -11,7 +11,7 @@ TRM has no few-shot input: it trains on the demonstration pairs of the very task
 and an embedding per puzzle id says which rule to follow. Each task is copied about 1000 times, with
 its grids turned or mirrored and its colours permuted, and every copy is a puzzle of its own.
 
-    corpus   which pairs are trained on, which test inputs are asked (a pair is never both)
+    corpus   which pairs are trained on, which test inputs asked (none is both, but KNOWN_LEAK)
     Table    puzzle id -> (task, dihedral, colours): all that is stored of a copy
     ArcPuzzles   the training stream, grids augmented as they are drawn
     queries  every copy of every test input; `Votes` undoes the augmentation, counts and ranks

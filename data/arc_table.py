@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from data.arc_grid import PLAIN, SIDE, TOKENS, Corpus, Task, augment, encode, restore
-from data.files import read_json, replacing
+from data.files import read_json
 from data.grid import DIHEDRAL, INVERSE, Random, mix
 
 # ------------------------------------------------------------------------------------------------
@@ -29,8 +29,8 @@ from data.grid import DIHEDRAL, INVERSE, Random, mix
 class Table:
     """Puzzle id -> (task, dihedral, colours). Row 0 is `<blank>`, the id of padding.
 
-    A trained puzzle embedding means nothing without the table it was trained with: keep both
-    together, and compare `sha256` when loading.
+    A trained puzzle embedding means nothing without the table it was trained with: a model keeps
+    both (`support.tasks`), and `sha256` tells whether they belong together.
     """
 
     def __init__(self, tasks: Iterable[str], task: ArrayLike, dihedral: ArrayLike,
@@ -45,11 +45,6 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.task)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory the copies take."""
-        return self.task.nbytes + self.dihedral.nbytes + self.colours.nbytes
 
     def rows(self, name: str) -> np.ndarray:
         """Ids of a task's copies, (K,), the plain one first. Raises ValueError if it has none."""
@@ -81,29 +76,6 @@ class Table:
         for array in (self.task.astype("<i4"), self.dihedral, self.colours):
             content.update(array.tobytes())
         return content.hexdigest()
-
-    def save(self, path: str | Path) -> None:
-        """Write an .npz, complete or not at all."""
-        with replacing(path) as file:
-            np.savez_compressed(file, tasks=json.dumps(self.tasks), task=self.task,
-                                dihedral=self.dihedral, colours=self.colours, sha256=self.sha256())
-
-    @classmethod
-    def load(cls, path: str | Path, sha256: str | None = None) -> Table:
-        """Read a saved table. Raises ValueError if it is damaged or not the one with `sha256`."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                tasks, stored = json.loads(str(file["tasks"])), str(file["sha256"])
-                table = cls(tasks, file["task"], file["dihedral"], file["colours"])
-        except Exception as e:  # of zip, npz, json or a missing key: in any case no table
-            reason = getattr(e, "strerror", None) or e
-            raise ValueError(f"{path}: not a puzzle table ({reason})") from None
-        if stored != table.sha256():
-            raise ValueError(f"{path}: damaged, its content does not match its own sha256")
-        if sha256 not in (None, stored):
-            raise ValueError(f"{path}: is puzzle table {stored[:12]}, the checkpoint was trained "
-                             f"with {sha256[:12]}; use the table that was saved with it")
-        return table
 
 
 # ------------------------------------------------------------------------------------------------
@@ -234,11 +206,6 @@ class ArcPuzzles:
     def __len__(self) -> int:
         """Pairs in an epoch."""
         return len(self.pairs)
-
-    @property
-    def num_puzzles(self) -> int:
-        """Rows of the puzzle-embedding table."""
-        return len(self.table)
 
     def check(self, config: Any) -> None:
         """Raise ValueError unless a model of this `tinytrm.Config` can train on these puzzles."""

@@ -89,6 +89,9 @@ class Votes:
     def merge(self, other: Votes | dict) -> None:
         """Add the votes of another process, or of another checkpoint: then call the result pooled.
 
+        NOTE(paper): the authors pool all checkpoints of a training so far; `evaluate.py --pool`
+        does so, and nothing else: one checkpoint votes.
+
         other: Votes, or its `counts` alone, plain dicts that are cheap to send.
         """
         counts = other.counts if isinstance(other, Votes) else other

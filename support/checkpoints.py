@@ -185,8 +185,8 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
     was = about_of(ema)
     if about and was and any(about.get(k, v) != was.get(k, v) for k, v in SAME_DATA.items()):
         raise ValueError(f"{folder}: trained on other puzzles ({was.get('data')}) than these "
-                         f"({about.get('data')}), or with other hints; give the same --data and "
-                         "--hints, or another --out")
+                         f"({about.get('data')}), or with other hints or --augment_mazes; give the "
+                         "same flags, or another --out")
     if step > state.model.config.steps:
         raise ValueError(f"{folder}: is at step {step:,}, beyond --steps "
                          f"{state.model.config.steps}")

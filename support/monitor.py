@@ -62,7 +62,10 @@ class Monitor:
         self.pending: list[Tensor] = []
         rows = read_metrics(out / "metrics.csv") if ranks()[0] == 0 else []
         self.before = float(rows[-1]["seconds"]) if rows else 0.0
+        self.asked = len(task.test) if task.test else 0
         kept = kept_in(out / "best.pt")
+        if kept.get("asked") != self.asked:  # another sample: the figures are not to be compared
+            kept = {}
         self.best, self.best_step = kept.get("held_out", -1.0), kept.get("step", 0)
         self.started = self.saved = time.time()
         self.pause, self.logged = 0.0, 0.0
@@ -146,7 +149,8 @@ class Monitor:
         right = result.get("exact_accuracy", "")
         if ranks()[0] == 0 and right != "" and right > self.best:
             with forgiven():
-                self.keep("best.pt", state, step=state.step, held_out=right)
+                self.keep("best.pt", state, step=state.step, held_out=right,
+                          asked=self.asked)
                 self.best, self.best_step = right, state.step
         self.pause += time.time() - begun
         return result
@@ -251,7 +255,7 @@ def forgiven() -> Iterator[None]:
 
 
 def kept_in(path: Path) -> dict[str, Any]:
-    """What `Monitor.keep` said of a file: step, held_out. Empty if there is no such file."""
+    """What `Monitor.keep` said of a file: step, held_out, asked. Empty if there is no such file."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["extra"]["kept"]
     except Exception:  # none there, or of another version: a dozen kinds of error

@@ -93,6 +93,9 @@ def perform(task: Task, state: State, folder: Path) -> tuple[str, dict[str, Any]
     begun, some = time.time(), dataclasses.replace(task)
     if task.test:
         some.test = sample(task.test, 256 * world)
+    if device.type == "cuda":  # the first is compiled, and not counted
+        score(some, state.ema, copies=0)
+        begun = time.time()
     score(some, state.ema, copies=0)
     share = len(some.test) / len(task.test) if task.test else 1.0
     notes.update(look=(time.time() - begun) / share, memory=memory_used(device))
@@ -142,12 +145,13 @@ def report(task: Task, notes: dict[str, Any], schedule: Schedule, lost: str, dev
     saves += training / max(60 * schedule.save_minutes, SYNC * step)
     total = (notes["warm"] + training + looks * notes["look"] + saves * notes["save"]) / 3600
     eager, compiled = hours(config, world)
+    on, dollars = f"{world} x {describe_device(device)}", ""
+    if device.type == "cuda":
+        on, dollars = f"{on} at ${price:g} an hour each", f", ${total * world * price:,.2f}"
     say(f"measured  {1000 * step:.3g} ms a step, {notes['memory']:.2f} GiB in each process; a "
         f"checkpoint {notes['size'] / 1e6:.1f} MB in {notes['save']:.1f} s; an evaluation "
         f"{notes['look']:.1f} s\n"
-        f"whole run {total:.2f} hours, ${total * world * price:,.2f} on {world} x "
-        f"{describe_device(device)} at ${price:g} an hour each, evaluations and checkpoints "
-        f"included\n"
+        f"whole run {total:.2f} hours{dollars} on {on}, evaluations and checkpoints included\n"
         f"dry run   {compiled:.2f} hours compiled, {eager:.2f} eager, on {world} x {CARD}: an "
         "estimate\n"
         f"lost one  {lost}")

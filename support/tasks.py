@@ -143,11 +143,19 @@ def _check(task: Task, *puzzles: Any) -> None:
         raise ValueError(f"{task.about['data']}: {e}") from None
 
 
-def copies(task: Task) -> int:
-    """How many of the held-out puzzles are symmetric copies of training puzzles."""
+def copies(task: Task) -> np.ndarray:
+    """Which held-out puzzles are symmetric copies of training puzzles: their numbers, from 1 on, in
+    test.csv or in the one file. Raises ValueError where that cannot be told."""
     if task.test is None or task.canonical is None:
-        return 0
-    return int(overlap(task.train.inputs, task.test.inputs, task.canonical).sum())
+        return np.array([], int)
+    try:
+        found = overlap(task.train.inputs, task.test.inputs, task.canonical)
+    except ValueError as e:
+        raise ValueError(f"{task.about['data']}: {e}") from None
+    numbers, split = np.arange(len(found)), task.about["split"]
+    if split is not None:
+        numbers = np.flatnonzero(_held_out(len(task.train) + len(found), split))
+    return numbers[found] + 1
 
 
 # ------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """What keeps the file readable and the rooms apart: its page budget, who imports whom, and that
 `pip install .` gives it alone."""
 import ast
-import doctest
 import io
 import shutil
 import sys
@@ -10,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
-import tinytrm
 from conftest import ROOT, run
 
 TEXT = (ROOT / "tinytrm.py").read_text(encoding="utf-8")
@@ -91,10 +89,6 @@ def test_no_floor_imports_one_above(floor, forbidden):
 
 def test_tinytrm_needs_numpy_and_torch_alone():
     assert imports("tinytrm.py") - sys.stdlib_module_names == {"numpy", "torch"}
-
-
-def test_examples_in_docstrings():
-    assert doctest.testmod(tinytrm).failed == 0
 
 
 # ------------------------------------------------------------------------------------------------

@@ -245,12 +245,20 @@ def test_the_best_of_a_run_that_was_given_up_is_none(tmp_path):
     """Gone back to an earlier step, or lost before the first checkpoint: the new run's best was not
     kept where it was worse than what no longer exists."""
     task, watch = watched(tmp_path)
-    watch.keep("best.pt", tinytrm.State(task.config), step=8, held_out=0.9)
+    watch.keep("best.pt", tinytrm.State(task.config), step=8, held_out=0.9,
+               asked=watch.asked)
     again = watched(tmp_path)[1]
     assert (again.best, again.best_step) == (0.9, 8)
     tinytrm.train(task.config, task.train, on_step=again)
     assert (again.best, again.best_step) == (0.0, 5)
-    assert monitor.kept_in(tmp_path / "best.pt") == dict(step=5, held_out=0.0)
+    assert monitor.kept_in(tmp_path / "best.pt") == dict(step=5, held_out=0.0, asked=8)
+
+
+def test_the_best_of_another_sample_is_none(tmp_path):
+    """100 % of 20 puzzles stood for ever against what was measured on 1000."""
+    task, watch = watched(tmp_path)
+    watch.keep("best.pt", tinytrm.State(task.config), step=1, held_out=0.9, asked=watch.asked + 1)
+    assert watched(tmp_path)[1].best == -1
 
 
 def test_evaluations_are_smaller_where_memory_is_short(monkeypatch):

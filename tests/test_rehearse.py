@@ -30,7 +30,7 @@ def test_alone(tmp_path):
     stdout, stderr = program("train.py", *WORDS, "--out", out)
     said = figures(stdout)
     assert "ms a step" in said["measured"] and "a checkpoint" in said["measured"]
-    assert "hours, $" in said["whole"] and "H100" in said["dry"]
+    assert "hours on 1 x " in said["whole"] and "H100" in said["dry"]
     assert said["lost"] == "one there is only one process" and said["verdict"].startswith("ready")
     assert tree(tmp_path) == before and not stderr
 

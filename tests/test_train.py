@@ -213,7 +213,7 @@ def test_every_evaluation_asked_for_happens(csv_folder, tmp_path):
         rows = {int(r["step"]): r["held_out_exact"] for r in csv.DictReader(file)}
     assert [s for s in rows if rows[s]] == [7, 14, 21] and set(rows) >= {8, 10, 16, 20, 25}
     best = tinytrm.load(out / "best.pt").extra["kept"]
-    assert best == dict(step=7, held_out=float(rows[7])), "the first of equals"
+    assert best == dict(step=7, held_out=float(rows[7]), asked=20), "the first of equals"
     assert "best      0.0% after step 7" in stdout and "chosen on these very puzzles" in stdout
     assert [p.name for p in sorted(out.glob("mile*"))] == [
         "milestone-00000008.pt", "milestone-00000016.pt"]
