@@ -98,7 +98,7 @@ def parser() -> Parser:
     g.add_argument("--copies", type=count_or_none,
                    help="augmented copies of each test input that vote (default: all)")
     g.add_argument("--submission", type=Path, metavar="FILE", help="write Kaggle's submission.json")
-    g.add_argument("--pool", type=Path, nargs="+", metavar="RUN",
+    g.add_argument("--pool", type=Path, nargs="+", action="extend", metavar="RUN",
                    help="further checkpoints of the same run that vote too")
     g = p.add_argument_group("the authors' checkpoints")
     g.add_argument("--official", type=Path, metavar="FILE",
@@ -282,7 +282,8 @@ def pooled(args: argparse.Namespace, task: Task, model: TRM, how: dict) -> tuple
     """ARC: the votes of the model and of --pool's, and what they come to."""
     for path in args.pool or ():  # all of them, before the work
         if about_of(load_model(path)).get("sha256") != task.about["sha256"]:
-            raise ValueError(f"--pool {path}: its puzzle ids are not those of {args.run}")
+            raise ValueError(f"--pool {path}: its puzzle ids are not those of "
+                             f"{args.run or args.official}")
     votes, seen = vote(task, model, **how)
     for path in args.pool or ():
         more, count = vote(task, ready(load_model(path), args, device_of(model)), **how)

@@ -92,6 +92,8 @@ def parser() -> Parser:
                    help="checkpoint every so many steps ...")
     g.add_argument("--save_minutes", type=amount, default=10, metavar="MIN",
                    help="... and when so many minutes have passed")
+    g.add_argument("--save_last", type=count, default=2, metavar="K", help="keep the newest K "
+                   "checkpoints: how far back --overwrite --resume CHECKPOINT can go")
     g.add_argument("--milestones", type=count_or_none, default=0, metavar="K", help="keep the "
                    "averaged weights K times on the way, for evaluate.py --pool")
     g = p.add_argument_group("evaluation")
@@ -197,8 +199,8 @@ def run(args: argparse.Namespace, config: Config) -> None:
         check_record(args.record)
     html = page_path(args.html, out)
     task = rank_0_first(prepare, args, config)
-    schedule = Schedule(args.save_every, args.save_minutes, args.eval_every, args.milestones,
-                        args.log_seconds, args.price)
+    schedule = Schedule(args.save_every, args.save_minutes, args.save_last, args.eval_every,
+                        args.milestones, args.log_seconds, args.price)
     with cost.advice_on_memory(1, ""):
         state = State(task.config, device)
     remark = read_checkpoint(start, state, task.about) if start else ""
@@ -257,6 +259,7 @@ def prepare(args: argparse.Namespace, config: Config) -> Task:
     if task.solutions:  # as many rounds as the hardest rows need; who needs more is not counted
         several = (task.solutions(task.test.inputs, rounds=ROUNDS) > 1).sum()
     if several:
+        task.about["several"] = f"{several:,} of {len(task.test):,}"
         task.remarks.append(f"{several:,} of the held-out puzzles have several solutions; only the "
                             "labelled one counts as right")
     return task

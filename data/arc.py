@@ -20,7 +20,7 @@ Here tasks are read and gathered into corpora. Grids stand in `data.arc_grid`, t
 stream in `data.arc_table`, questions and votes in `data.arc_votes`; all is offered here too.
 
 Measured on one CPU core, ARC-1 (ARC-2): read in 0.9 s (1.2); 876,401 (1,191,722) puzzle ids drawn
-in 7.6 s (7.2) and held in 13 MB (18), 4 MB (6) as a file, where the authors write about 877,000
+in 7.6 s (7.2) and held in 13 MB (18), where the authors write about 877,000
 ids x 4 pairs x 1800 bytes = 6 GB; a training batch of 768 in 35 ms; a question asked and its answer
 undone and counted in 85 microseconds.
 """

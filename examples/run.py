@@ -50,8 +50,8 @@ def parser() -> Parser:
                    "as many parameters and as many seconds")
     p.add_argument("--steps", type=count, metavar="N", help="steps of the optimizer (what "
                    "Config.for_data says)")
-    p.add_argument("--set", type=field, nargs="+", metavar="FIELD=VALUE", help="other fields of "
-                   "tinytrm.Config")
+    p.add_argument("--set", type=field, nargs="+", action="extend", metavar="FIELD=VALUE",
+                   help="other fields of tinytrm.Config")
     p.add_argument("--json", action="store_true", help="print one line of JSON for each model, and "
                    "nothing else")
     p.add_argument("--table", type=Path, metavar="FILE", help="train nothing; print what --json "
@@ -220,7 +220,7 @@ def table(results: Iterable[dict[str, Any]]) -> str:
     Raises KeyError or TypeError for what is no result."""
     groups: dict[str, dict[int, dict[str, Any]]] = {}
     for r in results:
-        changed = ", ".join(f"{k}={v}" for k, v in r["fields"].items())
+        changed = ", ".join(f"{k}={v}" for k, v in sorted(r["fields"].items()))
         label = f"{r['task']} ({changed})" if changed else r["task"]
         groups.setdefault(label, {})[r["seed"]] = r
     head = ["task", "TRM", *(f"{k} step{'s' * (k > 1)}" for k in AFTER), "plain transformer",
@@ -232,7 +232,8 @@ def table(results: Iterable[dict[str, Any]]) -> str:
         lines.append([label, percent([r["exact"] for r in group]),
                       *(f"{statistics.mean(r['by_step'][str(k)] for r in group):.1%}"[:-1]
                         for k in AFTER),
-                      percent(plain), mean_sd([r["seconds"] for r in group], 0),
+                      percent(plain if len(plain) == len(group) else []),
+                      mean_sd([r["seconds"] for r in group], 0),
                       f"{group[0]['parameters']:,}", ", ".join(map(str, sorted(seeds)))])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

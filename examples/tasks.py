@@ -132,13 +132,19 @@ LOOKS = {
 
 def split(name: str, seed: int) -> tuple[Data, Data]:
     """Rows of a task to learn from, 5000, and others to be asked, 1000: no question is there twice.
-    The same question under another id is another question."""
+    The same question under another id is another question. Raises ValueError if there are too few.
+    """
     random, (learned, asked) = np.random.default_rng(seed), ROWS.get(name, (5000, 1000))
-    rows = TASKS[name](random, learned + asked)
+    rows, found, vain = TASKS[name](random, learned + asked), 0, 0
     while True:
         questions = np.column_stack([rows[0], *rows[2:]])
         first = np.sort(np.unique(questions, axis=0, return_index=True)[1])
         if len(first) >= learned + asked:
             break
+        vain = vain + 1 if len(first) == found else 0
+        if vain == 20:  # one missing board of 512 is met in a round of 512 in two of three cases
+            raise ValueError(f"{name}: only {found:,} different questions were made, and "
+                             f"{learned + asked:,} are wanted; say how many in ROWS")
+        found = len(first)
         rows = tuple(map(np.concatenate, zip(rows, TASKS[name](random, learned + asked))))
     return tuple(r[first[:learned]] for r in rows), tuple(r[first[learned:][:asked]] for r in rows)

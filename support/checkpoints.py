@@ -27,8 +27,8 @@ MAY_MEND = ("lr", "puzzle_lr", "dtype")  # these, too, as after a NaN one must; 
 SAME_DATA = dict(kind=None, sha256=None, split=None, augmented=None, hints=0.0)
 
 
-def write_checkpoint(out: Path, state: State, **extra: Any) -> None:
-    """Write out/checkpoint-STEP with all that `State` holds; then remove all but the previous one.
+def write_checkpoint(out: Path, state: State, last: int = 2, **extra: Any) -> None:
+    """Write out/checkpoint-STEP with all that `State` holds; then remove all but the `last` ones.
 
     model.pt: config, averaged weights, puzzle table and `extra`. state.pt: weights, optimizer,
     step. carry-RANK.pt: the slots of one process. manifest.json: their SHA-256. Raises OSError in
@@ -60,7 +60,8 @@ def write_checkpoint(out: Path, state: State, **extra: Any) -> None:
             shutil.rmtree(final)
         os.replace(folder, final)
         getattr(os, "sync", lambda: None)()  # not on Windows
-        for old in [c for c in found if c.name < final.name][:-1]:
+        older = [c for c in found if c.name < final.name]
+        for old in older[:max(0, len(older) + 1 - last)]:
             discard(old)
         shutil.rmtree(out / REPLACED, ignore_errors=True)
 

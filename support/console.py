@@ -67,7 +67,7 @@ def _number(kind: type, text: str, least: float, most: float) -> Any:
     except ValueError:
         value = math.nan
     if not least <= value <= most:
-        raise argparse.ArgumentTypeError(f"must be {what} from {least} to {most:g}, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be {what} from {least} to {most:.9g}, not {text!r}")
     return value
 
 

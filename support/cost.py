@@ -143,12 +143,14 @@ def pieces(config: Config) -> int:
 @contextmanager
 def advice_on_memory(batch: int, flag: str) -> Iterator[None]:
     """Turn running out of memory in here, with so many puzzles at a time, into a ValueError that
-    says what helps."""
+    says what helps. Without a flag: with none, for the model alone."""
     try:
         yield
     except (RuntimeError, MemoryError) as e:
         if not out_of_memory(e):
             raise
+        if not flag:
+            raise ValueError("the model does not fit in memory; take a smaller one") from None
         fits = (f"{flag} {batch // 4} computes the same" if batch >= 4
                 else "take a smaller model, or more processes")
         raise ValueError(f"{batch} puzzles at a time do not fit in memory; {fits}") from None

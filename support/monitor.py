@@ -40,6 +40,7 @@ class Schedule:
 
     save_every: int = 2000  # a checkpoint every so many steps ...
     save_minutes: float = 10  # ... and when so many minutes have passed
+    save_last: int = 2  # only the newest are kept
     eval_every: int | None = None  # evaluate every so many steps; 0: never; None: see LOOKS
     milestones: int = 0  # so many copies of the averaged weights on the way
     log_seconds: float = 5  # a line of progress
@@ -225,7 +226,7 @@ class Monitor:
         late = agree(now - self.saved > 60 * self.schedule.save_minutes, device)
         if due or stop or late:
             try:
-                write_checkpoint(self.out, state, **self.extra(state))
+                write_checkpoint(self.out, state, self.schedule.save_last, **self.extra(state))
                 self.saved = time.time()
                 if ranks()[0] == 0 and self.saved - now > 1:
                     say(f"checkpoint at step {state.step:,} took {self.saved - now:.1f} s")

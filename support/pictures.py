@@ -194,10 +194,11 @@ def tokens(ax: Axes, grid: ArrayLike, title: str = "") -> None:
 
 def token_answer(ax: Axes, inputs: ArrayLike, answer: ArrayLike | None = None,
                  labels: ArrayLike | None = None, previous: ArrayLike | None = None,
-                 title: str = "") -> None:
-    """Draw a puzzle of one's own as numbers; what is not labelled is pale."""
+                 title: str = "", columns: int = 0) -> None:
+    """Draw a puzzle of one's own as numbers; what is not labelled is pale. columns: cells in a row
+    (0: of a square if there is one, else all)."""
     asked, now, right, before = _numbers(inputs, answer, labels, previous)
-    columns = columns_of(len(asked))
+    columns = columns or columns_of(len(asked))
     rows = -(-len(asked) // columns)
     longest = len(str(max(t.max() for t in (asked, now, right, before) if t is not None)))
     size = 54 / max(rows, columns, 4) * min(1, 2.4 / longest)

@@ -45,6 +45,7 @@ class Question(NamedTuple):
     id: int = 0  # puzzle id
     name: str = ""
     remarks: tuple[str, ...] = ()
+    columns: int = 0  # cells in a row of a grid of one's own; 0: a square, or else a sequence
 
 
 @dataclass
@@ -91,7 +92,7 @@ def ask(text: str, kind: str, config: Config, box: sudoku.Box | None = None) -> 
                          "own; look at one that the model knows, by --number")
     if kind not in LETTERS:
         remarks = ("thought about with puzzle id 0",) if config.num_puzzles > 1 else ()
-        return Question("tokens", _numbers(text, config), remarks=remarks)
+        return Question("tokens", _numbers(text, config), remarks=remarks, columns=config.columns)
     side = side_of(config.seq_len)
     if kind == "maze":
         inputs = _letters(text, side, "maze", dict(zip(maze.CHARACTERS[:-1], range(1, maze.PATH))))
@@ -330,7 +331,8 @@ def _text(question: Question, answer: np.ndarray | None, labels: np.ndarray | No
     elif question.kind == "arc":
         text = arc.render(arc.decode(answer, math.isqrt(len(answer))), colour=colour)
     else:
-        width, columns = len(str(max(inputs.max(), answer.max()))), columns_of(len(answer))
+        width = len(str(max(inputs.max(), answer.max())))
+        columns = question.columns or columns_of(len(answer))
         bad = np.zeros(len(answer), bool) if labels is None else (labels > 0) & (answer != labels)
         cells = [f"{t:>{width}}{'x' if b else ' '}" for t, b in zip(answer, bad)]
         text = "\n".join("".join(cells[i:i + columns]) for i in range(0, len(cells), columns))
@@ -352,7 +354,7 @@ def _story(thought: Thought, caption: str) -> tuple[Any, ...]:
     answers, cells = thought.answers[steps], len(question.inputs)
     titles = [caption.format(k=k + 1, q=thought.q[k], said=_said(thought, k)).rstrip(", \n")
               for k in steps]
-    columns = columns_of(cells)
+    columns = question.columns or columns_of(cells)
     shape, draw = (-(-cells // columns), columns), pictures.PAINTERS[question.kind]
     if question.kind == "sudoku":
         draw = partial(draw, box=question.box)
@@ -360,6 +362,8 @@ def _story(thought: Thought, caption: str) -> tuple[Any, ...]:
         known = [] if thought.labels is None else [thought.labels]
         shape = pictures.extent(question.inputs, answers, *known)
         draw = partial(draw, shape=shape)
+    elif question.kind == "tokens":
+        draw = partial(draw, columns=columns)
     return draw, question.inputs, answers, thought.labels, titles, shape
 
 

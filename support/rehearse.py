@@ -155,8 +155,8 @@ def report(task: Task, notes: dict[str, Any], schedule: Schedule, lost: str, dev
         f"dry run   {compiled:.2f} hours compiled, {eager:.2f} eager, on {world} x {CARD}: an "
         "estimate\n"
         f"lost one  {lost}")
-    # Two checkpoints and a third in the making; best, milestones, and one of these in the making.
-    need = 3 * notes["size"] + (2 + schedule.milestones) * notes["model"]
+    # Checkpoints and one more in the making; best, milestones, and one of these in the making.
+    need = (schedule.save_last + 1) * notes["size"] + (2 + schedule.milestones) * notes["model"]
     problems = []
     # Several processes look for a signal every SYNC steps, and not during an evaluation, which may
     # come before the checkpoint; that at the end is broken off.

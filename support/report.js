@@ -39,7 +39,8 @@ function sampleOf({runs, puzzles, kind}) {
   const chosen = odd.map(([, text]) => text).join(", ").replace(/, (?=[^,]*$)/, " and ");
   return `${whole(puzzles.length)} of ${whole(some.total)} puzzles can be looked at here` +
     (all || !odd.length ? "." : `, chosen so that ${chosen} ones are among them.`) +
-    (some.thought < some.total ? ` The charts of how sure it is come from ${whole(some.thought)} of all.` : "") +
+    (some.thought < some.total ?
+      ` The charts and figures of how sure it is come from ${whole(some.thought)} of all.` : "") +
     (kind === "arc" ? " The list judges the vote; the steps are those of the plain copy." : "");
 }
 
@@ -145,7 +146,8 @@ function panel(r, said) {
   const p = g.puzzles[shown()], thought = r.thoughts[shown()], over = g.kind === "sudoku" || g.kind === "maze";
   const whole = g.kind === "arc", x = unpack(p.x, g), t = thought.s ? unpack(p.t, g) : null;
   const s = Math.min(step, r.steps);
-  const o = {x, t, whole, a: s ? answer(thought, s, g) : null, p: s > 1 ? answer(thought, s - 1, g) : null};
+  const a = s ? answer(thought, s, g) : null;  // where another path is right, too, it is compared with itself
+  const o = {x, whole, a, t: thought.s[s - 1] > 1 ? a : t, p: s > 1 ? answer(thought, s - 1, g) : null};
   const [verdict, more] = state(r, thought, o), boards = (...some) => el("div", {class: "boards"}, ...some);
   said.push(`${g.runs.length > 1 ? r.name + ": " : ""}${verdict}; ${more}`);
 
@@ -202,7 +204,7 @@ $("puzzle").onchange = () => goTo(Number($("puzzle").value));
 $("play").onclick = play; $("find").onchange = () => find($("find").value);
 document.addEventListener("keydown", e => {
   const inside = $("browser").contains(e.target);
-  const box = e.target.matches("select, [type=search], [type=radio], [type=checkbox]");
+  const box = e.target.matches("select, pre, [type=search], [type=radio], [type=checkbox]");
   if (e.ctrlKey || e.metaKey || e.altKey || box || !inside && e.target !== document.body) return;
   const act = {ArrowLeft: () => { stop(); goStep(step - 1); }, ArrowRight: () => { stop(); goStep(step + 1); },
                j: () => goTo(at + 1), k: () => goTo(at - 1)}[e.key] ||
@@ -218,6 +220,7 @@ if (groups.length > 1) {
   $("set").onchange = () => { stop(); showGroup(Number($("set").value)); };
   $("sets").hidden = false;
 }
+addEventListener("hashchange", () => location.reload());  // not fired by what `show` writes there
 const wanted = new URLSearchParams(location.hash.slice(1));
 showGroup(0);
 if (FILTERS.some(([mark]) => mark === wanted.get("show"))) filter(wanted.get("show"), 0);

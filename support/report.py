@@ -82,11 +82,12 @@ def look(name: str, model: TRM, puzzles: Puzzles, steps: int | None = None, *,
          names: Sequence[str] = (), columns: int = 0, symbols: Sequence[str] = ()) -> Run:
     """What any model thinks about any N puzzles, in so many steps (default: eval_steps).
 
-    names: of the puzzles (N,), to be found by. columns: cells in a row (default: a square if
-    there is one, else a sequence). symbols: how each token 0 .. V - 1 is written (default: as a
-    number). Raises ValueError.
+    names: of the puzzles (N,), to be found by. columns: cells in a row (default: the model's
+    `columns`; if it has none, a square if there is one, else a sequence). symbols: how each token
+    0 .. V - 1 is written (default: as a number). Raises ValueError.
     """
     cells, V = model.config.seq_len, model.config.vocab_size
+    columns = columns or model.config.columns
     if columns and (columns < 1 or cells % columns):
         raise ValueError(f"columns {columns}: rows of so many do not make {cells} cells")
     for what, given, count in (("names", names, len(puzzles)), ("symbols", symbols, V)):
@@ -246,7 +247,7 @@ def curves(rows: list[dict[str, str]]) -> dict[str, list]:
     for part in np.array_split(np.arange(len(rows)), min(200, len(rows)) or 1):
         some = [rows[i] for i in part]
         columns = ([v for r in some if math.isfinite(v := float(r[key]))]  # not where none halted
-                   for key in ("loss", "exact_accuracy", "cell_accuracy"))
+                   for key in ("loss", "exact_accuracy"))
         means.append([int(some[-1]["step"]) if some else 0,
                       *(float(np.mean(column or [0])) for column in columns)])
     looks = [[int(r["step"]), float(r["held_out_exact"])] for r in rows if r["held_out_exact"]]
@@ -267,7 +268,7 @@ def facts(task: Task, model: TRM, rows: list[dict[str, str]], trained: dict | No
     c, device = model.config, device_of(model)
     found = [["parameters", f"{sum(p.numel() for p in model.parameters()):,}"],
              ["network", f"{c.layers} layers, {c.mixer} mixer (how cells see each other), "
-                         f"dim {c.dim}"],
+                         f"dim {f'{c.symbols} x ' * (c.symbols > 1)}{c.dim}"],
              ["in one step", f"n = {c.n} times the scratchpad, then the answer; all this "
                              f"T = {c.T} {'time' if c.T == 1 else 'times'}"],
              ["steps", f"trained with at most {c.N_sup} a puzzle (N_sup), thinks "

@@ -135,7 +135,7 @@ function tiles(r) {
     const steps = good.reduce((sum, _, s) => sum + Math.min(s + 1, S) * (good[s] + bad[s]), 0) / n;
     const never = percent((good[S] + bad[S]) / n, 0);
     all.push([percent((n - early) / n), "right if it stopped when first sure" +
-              (r.counts.early && !f.pass_at ? `; ${whole(r.counts.early)} come right only later` : "")],
+              (r.counts.early && !f.pass_at ? `; ${percent(r.counts.early / n)} come right only later` : "")],
              [steps.toFixed(1), `steps of ${S} until it is first sure, on average; never: ${never}`],
              [percent(r.counts.sure / n), `still sure after step ${S}, but wrong`]);
   }

@@ -263,7 +263,7 @@ def thinking(task: Task, model: TRM, among: int = 200) -> str:
 
 
 def beside(pictures: list[list[str]], columns: int = 100) -> str:
-    """Pictures, lists of lines, side by side, in as many rows as the terminal's width needs."""
+    """Pictures, lists of lines, side by side, in as many rows as so many columns need."""
     def length(line: str) -> int:  # colours take no room
         return len(re.sub(r"\x1b\[[\d;]*m", "", line))
 

@@ -33,7 +33,7 @@ DATA = ROOT / "data"  # made or downloaded data goes here and nowhere else
 class Task:
     """One kind of puzzle, ready to be trained on and evaluated."""
 
-    kind: str  # "sudoku", "maze" or "arc"
+    kind: str  # "sudoku", "maze" or "arc"; "tokens": of one's own
     config: Config  # of the model, now with the size of the puzzle table
     train: Any  # Puzzles, or what has their `check` and `draw`; None when only evaluating
     test: Any  # held-out Puzzles; None for ARC, which is scored by voting
@@ -115,8 +115,13 @@ def reopen(model: TRM, data: Path | None = None) -> Task:
     elif own and _lacks(path.parent, about["sha256"]):
         remarks.append(f"PERHAPS NOT HELD OUT: the training puzzles in {path.parent} have changed "
                        "since")
-    if own and about.get("copies"):
-        remarks.append(f"{about['copies']} held-out puzzles are symmetric copies of training ones")
+    if own or (trained and split is not None):  # which is the same file elsewhere
+        if about.get("copies"):
+            remarks.append(f"{about['copies']} held-out puzzles are symmetric copies of training "
+                           "ones")
+        if about.get("several"):
+            remarks.append(f"{about['several']} held-out puzzles had several solutions; only the "
+                           "labelled one counts as right")
     task = Task(about["kind"], config, None, Puzzles(inputs, labels), about, remarks=remarks,
                 **looks)
     _check(task, task.test)

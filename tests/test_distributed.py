@@ -13,7 +13,7 @@ import torch
 
 import dist_worker
 import tinytrm
-from conftest import ENV, ROOT, SMALL, TORCHRUN, begin, run, tiny, torchrun, toy_puzzles
+from conftest import ENV, ROOT, SMALL, TORCHRUN, begin, program, run, tiny, torchrun, toy_puzzles
 from support import checkpoints as ck
 from support.checkpoints import read_checkpoint, write_checkpoint
 from support.folders import checkpoints
@@ -245,6 +245,25 @@ def test_two_checkpoints_are_kept_and_a_failed_one_leaves_no_trace(where, saved,
     monkeypatch.undo()
     assert sorted(p.name for p in folder.iterdir()) == names
     read_checkpoint(checkpoints(folder)[-1], State(tiny(steps=12)))
+
+
+@pytest.mark.parametrize("last, kept", [(1, [12]), (2, [8, 12]), (3, [4, 8, 12]), (9, [4, 8, 12])])
+def test_so_many_checkpoints_are_kept(last, kept, saved):
+    folder, state = saved
+    state.step = 12
+    write_checkpoint(folder, state, last)
+    assert [int(c.name[-8:]) for c in checkpoints(folder)] == kept
+
+
+def test_save_last_is_for_the_whole_run(csv_folder, tmp_path):
+    """How far one can go back."""
+    out = tmp_path / "run"
+    words = ["--data", csv_folder, "--out", out, "--save_every", 10, *SMALL]
+    program("train.py", *words, "--steps", 40, "--save_last", 3)
+    assert [int(c.name[-8:]) for c in checkpoints(out)] == [20, 30, 40]
+    back = out / "checkpoint-00000020"
+    program("train.py", *words, "--steps", 30, "--overwrite", "--resume", back)
+    assert [int(c.name[-8:]) for c in checkpoints(out)] == [20, 30]
 
 
 @pytest.mark.parametrize("which", ["model", "ema"])

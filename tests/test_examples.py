@@ -234,6 +234,17 @@ def test_a_run_as_a_user_sees_it(tmp_path):
         assert said in out, said
 
 
+def test_too_few_questions_are_an_error(monkeypatch):
+    """It went on looking for the 513th of 512 boards for ever."""
+    monkeypatch.setitem(tasks.ROWS, "lights", (500, 13))
+    with pytest.raises(ValueError, match="lights: only 512 different questions .* 513 are wanted"):
+        tasks.split("lights", 0)
+
+
+def test_lists_given_twice_add_up():
+    assert run.parse_args("flood --set dim=32 --set n=2".split()).set == [("dim", 32), ("n", 2)]
+
+
 def test_all_tasks_run(monkeypatch):
     monkeypatch.setattr(tasks, "ROWS", dict.fromkeys(tasks.TASKS, (40, 10)))
     out, _ = program("examples.run.py", "--all", "--baseline", *SMALL)

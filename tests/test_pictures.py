@@ -15,6 +15,7 @@ import tinytrm
 from conftest import ROOT, program, run, tiny, toy_puzzles
 from data import arc, maze, sudoku
 from support import puzzle as one
+from support import report
 from support.puzzle import Question, Thought, ask, held_out, in_words, think_about, write
 from support.tasks import reopen, sample
 
@@ -226,6 +227,18 @@ def test_wrong_cells_of_arc_and_of_what_is_not_labelled():
     thought = thought_of(Question("tokens", np.ones(3), np.array([0, 2, 3])), [[9, 2, 3]])
     assert thought.wrong() == [0] and thought.valid
     assert thought_of(Question("tokens", np.ones(3)), [[9, 2, 3]]).valid is None
+
+
+def test_a_model_that_knows_its_columns_shows_them():
+    """A grid of 2x6 was shown as a line, or as a square that it is not."""
+    config = tiny(seq_len=12, vocab_size=6, mixer="attention", heads=2, columns=6)
+    question = ask("1 2 3 4 5 1 2 3 4 5 1 2", "tokens", config)
+    thought = thought_of(question, [np.ones(12, int)])
+    assert question.columns == 6 and one._story(thought, "")[-1] == (2, 6)
+    assert [line.split() for line in one._text(question, None, None, False)] == [
+        "1 2 3 4 5 1".split(), "2 3 4 5 1 2".split()]
+    puzzles = tinytrm.Puzzles(np.ones((2, 12), int), np.ones((2, 12), int))
+    assert report.look("m", tinytrm.TRM(config), puzzles, 1).columns == 6
 
 
 def test_steps_worth_a_look():

@@ -203,6 +203,11 @@ def test_symmetric_copies_are_counted_and_refused(csv_folder, tmp_path, refused)
     assert "4 of 4 held-out puzzles are symmetric copies of training ones" in line
     held = np.flatnonzero(np.random.default_rng(0).permutation(40) < 4)
     assert f"the first: puzzle {held[0] + 1} of the file" in line
+    program("train.py", "--data", tmp_path / "forty.csv", "--out", tmp_path / "forty", "--steps", 2,
+            "--allow_copies", *SMALL)
+    shutil.move(tmp_path / "forty.csv", tmp_path / "moved.csv")
+    assert "4 of 4 held-out puzzles are symmetric" in program(
+        "evaluate.py", tmp_path / "forty", "--data", tmp_path / "moved.csv", "--steps", 1)[0]
     same = tmp_path / "same"
     shutil.copytree(csv_folder, same)
     shutil.copy(same / "train.csv", same / "test.csv")

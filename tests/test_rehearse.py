@@ -122,8 +122,8 @@ def test_what_the_disk_must_hold(ready, tmp_path, monkeypatch):
     rehearse(*ready, tmp_path / "run", Schedule())
     (notes, verdict), = asked
     assert notes["size"] > notes["model"] > 0
-    plan = Schedule(milestones=10, save_minutes=0)  # so often that it cannot be divided by
-    need = 3 * notes["size"] + 12 * notes["model"]
+    plan = Schedule(milestones=10, save_last=4, save_minutes=0)  # so often: not to divide by
+    need = 5 * notes["size"] + 12 * notes["model"]
     verdict(need, dataclasses.replace(plan, save_minutes=99))
     with pytest.raises(ValueError, match="the disk has .*the run needs"):
         verdict(need - 1, plan)

@@ -260,6 +260,8 @@ def test_puzzles_with_several_solutions_are_counted(csv_folder, tmp_path):
     stdout, _ = program("train.py", *words, "--seed", 7, "--overwrite")
     assert tasks._held_out(10, 7)[:3].sum() == 1
     assert stdout.count("1 of the held-out puzzles have several") == 2
+    said = "1 of 1 held-out puzzles had several solutions"
+    assert said in program("evaluate.py", tmp_path / "run", "--steps", 1)[0], "it forgot"
 
 
 def test_resuming_a_finished_run_says_so(csv_folder, tmp_path):
