@@ -241,7 +241,7 @@ def prepare(args: argparse.Namespace, config: Config) -> Task:
     task = open_task(args.preset, config, args.data, args.augment_mazes, args.hints)
     if task.test is None:
         return task
-    known = copies(task) if args.data else []  # among all, for evaluate.py asks all of them
+    known: list[int] = copies(task).tolist() if args.data else []  # evaluate.py asks all of them
     if len(known):
         said = (f"{len(known):,} of {len(task.test):,} held-out puzzles are symmetric copies of "
                 "training ones")
