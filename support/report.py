@@ -87,7 +87,8 @@ def look(name: str, model: TRM, puzzles: Puzzles, steps: int | None = None, *,
     0 .. V - 1 is written (default: as a number). Raises ValueError.
     """
     cells, V = model.config.seq_len, model.config.vocab_size
-    columns = columns or model.config.columns
+    if not columns and model.config.columns and cells % model.config.columns == 0:
+        columns = model.config.columns
     if columns and (columns < 1 or cells % columns):
         raise ValueError(f"columns {columns}: rows of so many do not make {cells} cells")
     for what, given, count in (("names", names, len(puzzles)), ("symbols", symbols, V)):
