@@ -242,7 +242,7 @@ def prepare(args: argparse.Namespace, config: Config) -> Task:
     if task.test is None:
         return task
     known: list[int] = copies(task).tolist() if args.data else []  # evaluate.py asks all of them
-    if len(known):
+    if known:
         said = (f"{len(known):,} of {len(task.test):,} held-out puzzles are symmetric copies of "
                 "training ones")
         if not args.allow_copies:

@@ -28,7 +28,7 @@ SAME_DATA = dict(kind=None, sha256=None, split=None, augmented=None, hints=0.0)
 
 
 def write_checkpoint(out: Path, state: State, last: int = 2, **extra: Any) -> None:
-    """Write out/checkpoint-STEP with all that `State` holds; then remove all but the `last` ones.
+    """Write out/checkpoint-STEP with all that `State` holds; then all but the newest `last` go.
 
     model.pt: config, averaged weights, puzzle table and `extra`. state.pt: weights, optimizer,
     step. carry-RANK.pt: the slots of one process. manifest.json: their SHA-256. Raises OSError in

@@ -143,7 +143,7 @@ def pieces(config: Config) -> int:
 @contextmanager
 def advice_on_memory(batch: int, flag: str) -> Iterator[None]:
     """Turn running out of memory in here, with so many puzzles at a time, into a ValueError that
-    says what helps. Without a flag: with none, for the model alone."""
+    says what helps. No flag: there are no puzzles yet, only the model."""
     try:
         yield
     except (RuntimeError, MemoryError) as e:

@@ -40,7 +40,7 @@ class Schedule:
 
     save_every: int = 2000  # a checkpoint every so many steps ...
     save_minutes: float = 10  # ... and when so many minutes have passed
-    save_last: int = 2  # only the newest are kept
+    save_last: int = 2  # so many checkpoints, the newest, are kept
     eval_every: int | None = None  # evaluate every so many steps; 0: never; None: see LOOKS
     milestones: int = 0  # so many copies of the averaged weights on the way
     log_seconds: float = 5  # a line of progress

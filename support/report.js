@@ -146,7 +146,7 @@ function panel(r, said) {
   const p = g.puzzles[shown()], thought = r.thoughts[shown()], over = g.kind === "sudoku" || g.kind === "maze";
   const whole = g.kind === "arc", x = unpack(p.x, g), t = thought.s ? unpack(p.t, g) : null;
   const s = Math.min(step, r.steps);
-  const a = s ? answer(thought, s, g) : null;  // where another path is right, too, it is compared with itself
+  const a = s ? answer(thought, s, g) : null;  // another path that is right has no wrong cells
   const o = {x, whole, a, t: thought.s[s - 1] > 1 ? a : t, p: s > 1 ? answer(thought, s - 1, g) : null};
   const [verdict, more] = state(r, thought, o), boards = (...some) => el("div", {class: "boards"}, ...some);
   said.push(`${g.runs.length > 1 ? r.name + ": " : ""}${verdict}; ${more}`);
