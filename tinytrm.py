@@ -113,10 +113,10 @@ class Config:
         L, W = both.shape[1], math.isqrt(both.shape[1])  # a square number of cells is a grid
         return cls(**dict(vocab_size=int(both.max()) + 1, num_puzzles=int(puzzles.ids.max()) + 1,
             seq_len=L, puzzle_tokens=1, mixer="attention", columns=W * (W * W == L), heads=2, n=1,
-            T=1, dim=64, width_multiple=32, halting="chance", keep="surest", halt_weight=0.1,
-            loss="softmax", steps=6500 if puzzles.ids.any() else 4000, lr=2e-3, warmup=1000,
-            batch_size=max(32, min(64, 2048 // L)), cosine=True, ema=0.99, weight_decay=0.1,
-            puzzle_lr=0.03, puzzle_weight_decay=0.1) | fields)
+            T=1, dim=64, width_multiple=32, batch_size=max(32, min(64, 2048 // L)), cosine=True,
+            steps=6500 if puzzles.ids.any() else 4000, lr=2e-3, weight_decay=0.1, loss="softmax",
+            warmup=min(1000, fields.get("steps", 4000) // 4), halting="chance", keep="surest",
+            halt_weight=0.1, ema=0.99, puzzle_lr=0.03, puzzle_weight_decay=0.1) | fields)
     def inner(self, width: int) -> int:
         """Inner width of a SwiGLU over vectors of this width."""
         return math.ceil(round(self.expansion * width * 2 / 3) / (m := self.width_multiple)) * m

@@ -58,9 +58,10 @@ def test_processes_compute_the_same(processes, changes, alone, tmp_path):
     for name, tensor in alone["weights"].items():
         torch.testing.assert_close(other["weights"][name], tensor, atol=2e-5, rtol=0, msg=name)
     # 23 puzzles over 4 processes: each counted once
+    assert other["result"].pop("by_step") == pytest.approx(alone["result"]["by_step"], abs=1e-6)
+    assert other["result"] == {k: pytest.approx(v, abs=1e-6) for k, v in alone["result"].items()
+                               if k != "by_step"}
     assert other["result"]["puzzles"] == 23
-    mine, theirs = (r["result"]["cell_accuracy"] for r in (other, alone))
-    assert mine == pytest.approx(theirs, abs=1e-6)
     for these, those in zip(other["thoughts"], alone["thoughts"]):
         assert these["puzzles"] == those["puzzles"] == 19
         assert these.get("mean_rollouts") == pytest.approx(those.get("mean_rollouts"))
@@ -368,7 +369,7 @@ def test_whatever_ends_training_leaves_a_checkpoint(number, csv_folder, tmp_path
     else:
         p.send_signal(number)
     err = p.stderr.read()
-    assert p.wait(timeout=60) == 128 + number and time.time() - begun < 10
+    assert p.wait(timeout=120) == 128 + number and time.time() - begun < 60
     assert err.startswith("stopped at step ") and "--resume" in err and err.count("\n") == 1
     step = int(checkpoints(out)[-1].name[-8:])
     assert f"{step:,}" in err and step > 0
@@ -401,8 +402,8 @@ def test_sigterm_ends_an_evaluation(when, csv_folder, tmp_path):
         assert any(line.startswith("trained") for line in p.stdout)
     begun = time.time()
     p.send_signal(signal.SIGTERM)
-    _, err = p.communicate(timeout=60)
-    assert time.time() - begun < 10 and p.returncode == 128 + signal.SIGTERM, err
+    _, err = p.communicate(timeout=120)
+    assert time.time() - begun < 60 and p.returncode == 128 + signal.SIGTERM, err
     step, message = (20, "stopped at step 20") if when == "between" else (40, "while evaluating")
     assert message in err and checkpoints(out)[-1].name.endswith(f"{step:08}")
 
@@ -483,7 +484,7 @@ def test_an_error_in_process_0_alone_ends_all_in_seconds(place, error, csv_folde
     words = flags(csv_folder, tmp_path / "run", 20)
     p = begin([*TORCHRUN, "--nproc_per_node=2", script, *words, "--eval_every", 10])
     _, err = p.communicate(timeout=120)
-    assert time.time() - float(when.read_text()) < 20  # not the start, which a busy machine delays
+    assert time.time() - float(when.read_text()) < 60  # not the start, which a busy machine delays
     lines = [line for line in err.splitlines() if line.startswith(("error: ", "stopped"))]
     assert p.returncode and len(lines) == 1, err
     assert error.split("'")[1] in lines[0]

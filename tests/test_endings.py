@@ -191,14 +191,15 @@ def test_the_log_says_what_it_has_cost(monkeypatch):
     monkeypatch.setattr(monitor, "memory_used", lambda _: 41.2)
     monkeypatch.setattr(monitor, "ranks", lambda: (0, 4))
     watch = object.__new__(monitor.Monitor)
-    watch.before, watch.started, watch.schedule = 3600.0, time.time(), monitor.Schedule(price=2)
+    watch.before, watch.schedule = 3600.0, monitor.Schedule(price=2)
+    watch.started = time.time() - 900
     watch.pause, watch.config = 0.0, tiny()
     monkeypatch.setattr(monitor, "hardware", lambda _: "4 x a card")
-    # An hour on one card before, and now four: not four hours for the first one.
+    # An hour on one card before, and now a quarter of one on four: not five for the first one.
     trained = dict(trained=dict(gpu_hours=1.0, hardware=["a card"], seconds=3600.0))
     state = SimpleNamespace(carry=SimpleNamespace(ids=SimpleNamespace(device=None)), step=3,
                             ema=SimpleNamespace(extra=trained))
-    for name, said in (("cuda", ", 41.2 GiB, $2.00 so far"), ("cpu", ", 41.2 GiB")):
+    for name, said in (("cuda", ", 41.2 GiB, $4.00 so far"), ("cpu", ", 41.2 GiB")):
         state.carry.ids.device = torch.device(name)
         assert watch.outlook(state, 7200).endswith(said)
         assert watch.outlook(state, 7200).startswith("2:00:00 left, ends ")
@@ -259,6 +260,44 @@ def test_the_best_of_another_sample_is_none(tmp_path):
     task, watch = watched(tmp_path)
     watch.keep("best.pt", tinytrm.State(task.config), step=1, held_out=0.9, asked=watch.asked + 1)
     assert watched(tmp_path)[1].best == -1
+
+
+def test_the_log_has_means(tmp_path):
+    """Over steps for the losses, over the puzzles that have halted for the rest."""
+    (task, watch), seen = watched(tmp_path, tiny(steps=20)), []
+    tinytrm.train(task.config, task.train, on_step=lambda s, m: (seen.append(m), watch(s, m)))
+    row = monitor.read_metrics(tmp_path / "metrics.csv")[-1]
+    total = {name: sum(m[name].item() for m in seen[15:]) for name in monitor.METRICS}
+    assert float(row["loss"]) == pytest.approx(total["loss"] / 5, rel=1e-4)
+    assert float(row["count"]) == total["count"] > 0
+    for name in "cell_accuracy halt_accuracy steps".split():
+        assert float(row[name]) == pytest.approx(total[name] / total["count"], rel=1e-4)
+
+
+def test_the_best_is_the_highest_and_evaluating_is_not_training(tmp_path, monkeypatch):
+    task, watch = watched(tmp_path, tiny(steps=25))
+    shares = iter([0.2, 0.6, 0.4, 0.6, 0.1])
+    monkeypatch.setattr(monitor, "score", lambda *a, **k: (
+        time.sleep(0.1), dict(exact_accuracy=next(shares)))[1])
+    tinytrm.train(task.config, task.train, on_step=watch)
+    assert monitor.kept_in(tmp_path / "best.pt") == dict(step=10, held_out=0.6, asked=8)
+    assert time.time() - watch.started - watch.seconds() >= 0.5
+
+
+def test_a_full_disk_midway_does_not_end_a_run(tmp_path, monkeypatch, capsys):
+    """Nor does it keep a run from saving when the next checkpoint is due, here by the minute."""
+    (task, _), write, steps = watched(tmp_path, tiny(steps=30)), monitor.write_checkpoint, []
+
+    def full_once(out, state, *args, **extra):
+        steps.append(state.step)
+        if state.step == 10:
+            raise OSError("disk full")
+        write(out, state, *args, **extra)
+
+    monkeypatch.setattr(monitor, "write_checkpoint", full_once)
+    plan = monitor.Schedule(save_every=1000, save_minutes=0, eval_every=0)
+    tinytrm.train(task.config, task.train, on_step=monitor.Monitor(tmp_path, task, plan))
+    assert steps == [10, 20, 30] and "disk full; training goes on" in capsys.readouterr().err
 
 
 def test_evaluations_are_smaller_where_memory_is_short(monkeypatch):

@@ -35,6 +35,10 @@ def test_for_data_takes_sizes_from_the_data():
     assert config.columns == 0 and config.keep == "surest" and config.steps < Config().steps / 4
     assert Config.for_data(Puzzles(x, y, ids), dim=32, steps=7).dim == 32
     assert Config.for_data(Puzzles(x, y)).steps < config.steps  # several rules take longer
+    for steps, warmup in ((10_000, 1000), (500, 125), (3, 0)):  # then the rate falls
+        assert Config.for_data(Puzzles(x, y), steps=steps).warmup == warmup
+    with pytest.raises(ValueError, match="steps must be int"):
+        Config.for_data(Puzzles(x, y), steps=2.5)
     x, ids = np.ones((256, 12), np.uint8), np.arange(256, dtype=np.uint8)
     assert Config.for_data(Puzzles(x, x, ids)).num_puzzles == 256  # more than the type holds
 

@@ -1,7 +1,8 @@
 """train.py --html: a page of a run in training, refreshed on the way; and what such a run keeps
 about how it was trained."""
-import shutil
 import sys
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -97,32 +98,14 @@ def test_a_full_disk_is_a_warning(csv_folder, tmp_path):
     assert err.count("\n") == err.count("page.html was not written: No space left on device") == 3
 
 
-def test_a_folder_that_is_a_file_all_at_once(csv_folder, tmp_path, monkeypatch):
-    folder, write = tmp_path / "pages", support.report.write_page
-    folder.mkdir()
-
-    def gone(*args):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.write_text("a file now")
-        write(*args)
-
-    monkeypatch.setattr(support.report, "write_page", gone)
-    stdout, err = program("train.py", "--data", csv_folder, "--out", tmp_path / "run", *LOOK,
-                          "--html", folder / "page.html")
-    assert err.count("was not written") == err.count("\n") == 3 and "held out" in stdout
-
-
 @pytest.mark.parametrize("error", [ValueError("two\nlines"), torch.OutOfMemoryError("CUDA"),
-                                   KeyError("x")])
-def test_whatever_fails_in_a_page_is_a_warning(error, csv_folder, tmp_path, monkeypatch):
-    def fails(*args, **how):
-        raise error
-
-    monkeypatch.setattr("support.report.collect", fails)
-    stdout, err = program("train.py", "--data", csv_folder, "--out", tmp_path / "run", *LOOK,
-                          "--html")
-    assert err.count("was not written") == err.count("\n") == 3 and "held out" in stdout
-    assert not (tmp_path / "run/report.html").exists()
+                                   KeyError("x"), NotADirectoryError(20, "Not a directory", "p")])
+def test_whatever_fails_in_a_page_is_a_warning(error, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("support.report.collect", Mock(side_effect=error))
+    page = support.report.Live(tmp_path / "page.html", SimpleNamespace(remarks=[]), tmp_path)
+    page(None, {}, None, {}, "step 1")
+    err = capsys.readouterr().err
+    assert err.count("was not written") == err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("words, said", [
@@ -179,6 +162,10 @@ def test_two_processes_write_one_page(csv_folder, tmp_path):
     (group,) = data_of(tmp_path / "run/report.html")
     assert sum(map(sum, group["runs"][0]["halting"])) == 20
     assert facts_of(tmp_path / "run/report.html")["trained on"].startswith("2 x cpu")
+    program("train.py", "--data", csv_folder, "--out", tmp_path / "one", *LOOK)
+    one, two = (read_metrics(tmp_path / name / "metrics.csv")[0] for name in ("one", "run"))
+    assert one["count"] == two["count"] and float(one["loss"]) == pytest.approx(
+        float(two["loss"]), rel=0.05), "the log is of both processes"
 
 
 # ------------------------------------------------------------------------------------------------

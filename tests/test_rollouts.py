@@ -73,6 +73,7 @@ def test_rollouts_against_a_direct_count(task_and_model):
     right = [(answers[b][i] == task.test.labels[i]).all() for i, b in enumerate(best)]
     table = rollouts(task, model, 3)["rollouts"]
     assert table["q"][3] == pytest.approx(np.mean(right))
+    assert table["first"] == table["q"], "after one step who is sure first is the surest"
     # These puzzles have one solution each, so an answer that keeps the rules is the right one.
     some = np.any([(a == task.test.labels).all(1) for a in answers], 0)
     assert table["rules"][3] == pytest.approx(some.mean())

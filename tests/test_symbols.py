@@ -85,6 +85,9 @@ def test_vectors_of_the_tokens():
         which = [token if token < 2 else 2 if token == 2 + k else 3 for k in range(K)]
         mine = (y[0, 0].view(K, D) * model.output_weight[which]).sum()
         torch.testing.assert_close(logits[token], mine, atol=1e-4, rtol=1e-4)
+    torch.nn.init.normal_(model.q_weight, generator=torch.Generator().manual_seed(0))
+    q = y[0, 0].view(K, D).mean(0) @ model.q_weight[0] + model.q_bias[0]
+    torch.testing.assert_close(model.halt_head(y)[0], q, atol=1e-4, rtol=1e-4)
 
 
 def test_one_symbol_is_the_papers_model():

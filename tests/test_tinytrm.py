@@ -186,7 +186,9 @@ def test_bfloat16_is_close_to_float32(mixer):
         grad = model.layers[0].mix_in.grad
         assert grad.dtype == torch.float32
         outputs.append((logits, grad / grad.norm()))
-    torch.testing.assert_close(*outputs, atol=0.1, rtol=0.1)
+    (exact, gradient), (rounded, other) = outputs
+    torch.testing.assert_close(rounded, exact, atol=0.1, rtol=0.1)
+    assert (gradient * other).sum() > 0.95  # the cosine
 
 
 def test_attention_written_out_equals_the_fused_one():
@@ -455,6 +457,23 @@ def test_on_step_metrics():
     assert last["count"] == 8 and last["steps"] == 8 * 4
     assert last["loss"] == pytest.approx(last["answer_loss"] + 0.5 * last["halting_loss"], rel=1e-5)
     assert rows[2][1]["count"] == 0 and rows[2][1]["steps"] == 0
+
+
+def test_metrics_are_of_the_slots_that_halt():
+    """Four of eight halt; three of them have one cell wrong, the fourth is right, and all say that
+    they are not (q is -5 in the beginning)."""
+    state = State(tiny(N_sup=2, halt_exploration=0.0))
+    explore, c = tinytrm.refill(state, toy_puzzles()), state.carry
+    weight = state.model.output_weight.data
+    weight[0], weight[2] = 0, -weight[1]  # one of 1 and 2 is always above 0: never answers padding
+    with torch.no_grad():
+        answers = state.model(c.inputs, state.model.puzzle_table[c.ids], c.y, c.z)[2].argmax(-1)
+    c.labels[:], c.steps[:4] = answers, 1
+    c.labels[:3, 0] = answers[:3, 0] % 5 + 1
+    _, metrics = tinytrm.supervise(state, explore)
+    wanted = dict(count=4, exact_accuracy=1, halt_accuracy=3, steps=8)
+    assert {name: metrics[name].item() for name in wanted} == wanted
+    assert metrics["cell_accuracy"].item() == pytest.approx(1 + 3 * 8 / 9)
 
 
 # ------------------------------------------------------------------------------------------------
