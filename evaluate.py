@@ -240,6 +240,8 @@ def run(args: argparse.Namespace) -> None:
     pages = [one(args, device)]
     for path in args.beside:
         args.run = path
+        if wants_compilation(args.compile, device):
+            torch.compiler.reset()  # else it gives up at its ninth version of TRM.net
         pages.append(one(args, device))
     if args.html and ranks()[0] == 0:
         write_page(args.html, pages)

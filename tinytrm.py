@@ -388,16 +388,16 @@ def refill(state: State, puzzles: Puzzles) -> Tensor:
     config, carry, device = state.model.config, state.carry, state.carry.ids.device
     slots = np.arange(len(carry.ids)) + len(carry.ids) * ranks()[0]  # their numbers among all
     rng = np.random.default_rng((config.seed, state.step))
-    explore = torch.from_numpy(rng.random((config.batch_size, 2))[slots]).float().to(device)
-    if len(at := carry.halted.nonzero()[:, 0]):
-        free, at = slots[at.numpy()], at.to(device)
+    explore = rng.random((config.batch_size, 2))[slots]
+    if len(free := slots[carry.halted.numpy()]):
         fresh = puzzles.draw(state.step * config.batch_size + free, config.seed,
                              lambda k: rng.random((config.batch_size, k))[free])
         Puzzles(*fresh).check(config)  # what `augment` has returned, too
-        carry.y[at], carry.z[at], carry.steps[at] = *state.model.start(len(at)), 0
-        carry.inputs[at], carry.labels[at], carry.ids[at] = (
-            torch.from_numpy(np.asarray(a, np.int64)).to(device) for a in fresh)
-    return explore
+        at, *sent = (torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(device)
+                     for a in (free - slots[0], *fresh))  # last, for this waits for a GPU
+        carry.y[at], carry.z[at], carry.steps[at] = *state.model.start(len(at)), at * 0
+        carry.inputs[at], carry.labels[at], carry.ids[at] = sent
+    return torch.from_numpy(explore).float().to(device)
 
 def supervise(state: State, explore: Tensor) -> tuple[Tensor, dict]:
     """One step of every slot; leaves gradients in the parameters. Returns that of the puzzle rows,

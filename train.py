@@ -79,7 +79,8 @@ def parser() -> Parser:
                    "of the training copies show some empty cells, each with a chance from 0 to 0.6")
     p.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile the "
-                   "network: same mathematics, faster after a minute (default: on CUDA)")
+                   "network: same mathematics, faster after a minute (default: on CUDA, for "
+                   f"{cost.WORTH:,} steps or more)")
     g = p.add_argument_group("the run folder")
     g.add_argument("--out", type=Path, help="(default: runs/PRESET; a run that is there already "
                    "moves aside)")
@@ -208,7 +209,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
         warn(f"{start} goes on with other settings{remark}; give the same flags if that is a slip")
     if ranks()[0] == 0:
         say(headline(task, state))
-    if cost.wants_compilation(args.compile, device):
+    if cost.wants_compilation(args.compile, device, task.config.steps):
         cost.compile_net(state.model, cost.pieces(task.config))
         cost.compile_net(state.ema, batch_of(task.config), training=False)
     if args.rehearse:

@@ -27,8 +27,8 @@ def choose_device(name: str | None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else mps
     if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1 and name.startswith("cuda:"):
         raise ValueError(f"--device {name}: several processes need one GPU each; give cuda")
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    if name == "cuda":  # by number, as set_device wants it
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         torch.zeros(1, device=name).item()  # "meta" fails here: it computes nothing
     except (RuntimeError, AssertionError) as e:
@@ -70,21 +70,26 @@ def join_processes(device: torch.device) -> None:
 def rank_0_first(function: Callable[..., T], *args: Any) -> T:
     """What the function returns, called in process 0 before the others: it may have to make the
     files that they then find."""
-    rank, world = ranks()
-    if rank == 0:
-        result = function(*args)
-    if world > 1:
-        dist.barrier()
-    return result if rank == 0 else function(*args)
+    result: list[T] = []
+    from_rank_0(lambda: result.append(function(*args)))
+    return result[0] if result else function(*args)
 
 
 def from_rank_0(function: Callable[..., T], *args: Any) -> T:
-    """What the function returns in process 0, where alone it is called, in every process."""
+    """What the function returns in process 0, where alone it is called, in every process; or the
+    error that it raises there: on GPUs others would wait for process 0 until they are killed."""
     rank, world = ranks()
-    value = [function(*args) if rank == 0 else None]
+    said: list[Any] = [None, None]
+    if rank == 0:
+        try:
+            said[0] = function(*args)
+        except (OSError, ValueError) as e:
+            said[1] = e
     if world > 1:
-        dist.broadcast_object_list(value, 0)
-    return value[0]  # type: ignore[return-value]
+        dist.broadcast_object_list(said, 0)
+    if said[1]:
+        raise said[1]
+    return said[0]
 
 
 def agree(flag: bool, device: torch.device) -> bool:

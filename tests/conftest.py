@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+# A GPU is for test_cuda.py: many a program here runs on the best device there is, and is compared
+# with the CPU's result.
+GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 torch.set_num_threads(min(2, torch.get_num_threads()))

@@ -86,6 +86,36 @@ def test_training_steps_of_every_preset_wait_for_the_device_once(name, pieces, a
     assert all(v.is_meta for m in metrics for v in m.values())
 
 
+class Sent(TorchDispatchMode):
+    """Lists what is sent to the device."""
+
+    def __init__(self, events):
+        super().__init__()
+        self.events = events
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if torch.is_tensor(out) and out.is_meta and args and not getattr(args[-1], "is_meta", True):
+            self.events.append("sent")
+        return out
+
+
+def test_puzzles_are_drawn_before_anything_is_sent_to_the_device(asked):
+    """What is sent waits for the step before; until then the GPU is at work on that."""
+    config, events = small(PRESETS["sudoku6"].config, steps=2), []
+
+    class Drawn(AnyPuzzles):
+        def draw(self, *where):
+            events.append("draw")
+            return super().draw(*where)
+
+    state = meta_state(config)
+    with Sent(events):
+        tinytrm.train(config, Drawn(config), "meta", state, lambda s, m: events.append("step"))
+    one = ["draw", *["sent"] * 5, "step"]  # which slots, inputs, labels, ids; exploration
+    assert events == one + one
+
+
 def test_the_watch_would_see_a_wait():
     watched = Watched()
     with watched, pytest.raises((RuntimeError, NotImplementedError)):

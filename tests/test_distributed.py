@@ -70,6 +70,34 @@ def test_processes_compute_the_same(processes, changes, alone, tmp_path):
             assert 0 < shares[1] < 1, "else this says nothing"
 
 
+ASKING = """
+import torch.distributed as dist
+from support.processes import from_rank_0, rank_0_first
+dist.init_process_group("gloo")
+def fails(path):
+    if dist.get_rank() == 0:
+        raise FileNotFoundError(2, "none there", path)
+    return "found"
+for way in from_rank_0, rank_0_first:
+    try:
+        way(fails, "x")
+    except OSError as e:
+        print(dist.get_rank(), way.__name__, e, flush=True)
+assert from_rank_0(dist.get_rank) == 0 and rank_0_first(dist.get_rank) == dist.get_rank()
+dist.destroy_process_group()
+"""
+
+
+def test_an_error_in_process_0_is_everybodys(tmp_path):
+    """With gloo the others see that it has gone. With NCCL they would wait to be killed."""
+    (tmp_path / "asking.py").write_text(ASKING)
+    done = torchrun(2, tmp_path / "asking.py")
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [
+        f"{rank} {way} [Errno 2] none there: 'x'" for rank in (0, 1)
+        for way in ("from_rank_0", "rank_0_first")]
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are read from /proc")
 def test_no_thread_of_gloo_outlives_its_group():
     """One that does aborts the interpreter, now and then, when it ends: SIGABRT after all is well.

@@ -164,12 +164,17 @@ def test_the_device_asked_for_is_the_current_one(monkeypatch):
     """Without that, `--device cuda:1` recorded its events on GPU 0's stream."""
     zeros, current = torch.zeros, []
     monkeypatch.setattr(torch, "zeros", lambda *a, device: zeros(*a))
-    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    # As torch does: without a number it is no device to set, and one GPU alone could not be used.
+    monkeypatch.setattr(torch.cuda, "set_device",
+                        lambda d: current.append(torch.cuda._utils._get_device_index(d)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert processes.choose_device("cuda:1") == torch.device("cuda:1") == current[0]
+    assert processes.choose_device("cuda:1") == torch.device("cuda:1")
+    for name in "cuda", None:
+        assert processes.choose_device(name) == torch.device("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert processes.choose_device("cuda") == torch.device("cuda:3") == current[1]
+    assert processes.choose_device("cuda") == torch.device("cuda:3") and current == [1, 0, 0, 3]
     with pytest.raises(ValueError, match="one GPU each"):
         processes.choose_device("cuda:1")
 

@@ -208,6 +208,9 @@ def test_compiled_on_cuda_unless_told_otherwise():
     cases = ((None, "cpu"), (None, "cuda"), (False, "cuda"), (True, "cpu"))
     wanted = [cost.wants_compilation(flag, torch.device(name)) for flag, name in cases]
     assert wanted == [False, True, False, True]
+    long, short = (cost.wants_compilation(None, torch.device("cuda"), PRESETS[name].config.steps)
+                   for name in ("sudoku-fast", "sudoku6"))
+    assert long and not short, "a run of seconds would wait a minute for the compiler"
 
 
 def test_the_probe_of_the_compiler_runs_backward_too(monkeypatch):

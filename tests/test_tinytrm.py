@@ -517,6 +517,16 @@ def test_a_slip_of_augment_is_no_broadcast(augment, words):
         tinytrm.train(tiny(), puzzles)
 
 
+def test_augment_may_return_views():
+    """Mirrored, say; torch takes no array that is read backwards."""
+    puzzles, state = toy_puzzles(), State(tiny())
+    puzzles.augment = lambda x, y, _: (x[:, ::-1], y[:, ::-1])
+    tinytrm.refill(state, puzzles)
+    rows = lambda x, y: {(*a, *b) for a, b in zip(x.tolist(), y.tolist())}
+    assert rows(state.carry.inputs, state.carry.labels) <= rows(
+        puzzles.inputs[:, ::-1], puzzles.labels[:, ::-1])
+
+
 def test_augment_may_return_lists_and_tensors():
     puzzles, plain = toy_puzzles(), toy_puzzles()
     puzzles.augment = lambda x, y, _: (x.tolist(), torch.from_numpy(y))
