@@ -149,6 +149,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
             given.setdefault("columns", math.isqrt(given["seq_len"]))  # a square of another size
         if config.symbols > 1 and "vocab_size" in given:
             given.setdefault("symbols", given["vocab_size"] - 2)  # the digits of another Sudoku
+        if config.brief and "steps" in given:
+            given.setdefault("brief", config.brief * given["steps"] // config.steps)  # its share
         config = dataclasses.replace(config, **given)
         if not config.expansion > 0:
             raise ValueError(f"expansion must be above 0, not {config.expansion}")

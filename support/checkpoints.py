@@ -21,7 +21,7 @@ from support.folders import REPLACED, checkpoints, unfinished
 from support.processes import first_said
 from tinytrm import TRM, State, ranks
 
-MAY_CHANGE = ("steps", "micro_batch", "eval_steps")  # fields of Config, from one part to the next
+MAY_CHANGE = ("steps", "brief", "micro_batch", "eval_steps")  # of Config, from part to part
 MAY_MEND = ("lr", "puzzle_lr", "dtype")  # these, too, as after a NaN one must; the log names them
 # Entries of Task.about, which may not, and what it is where a checkpoint does not say.
 SAME_DATA = dict(kind=None, sha256=None, split=None, augmented=None, hints=0.0)

@@ -45,8 +45,8 @@ PRESETS = {
                                        dim=64, n=2, batch_size=48, steps=1200, lr=6e-3,
                                        loss="softmax")),
     # Every digit has its own features, and all share the weights. Two steps a puzzle teach most at
-    # first; without late ones after that it gets worse again, the longer it is trained. With other
-    # `steps`, `brief` should be another, too, about a third: docs/experiments.md.
+    # first; without late ones after that it gets worse again, the longer it is trained. train.py
+    # keeps the share that `brief` has of `steps`, where another number of steps is given.
     "sudoku9": Preset("sudoku", Config(**{**_laptop, "T": 1, "N_sup": 16, "ema": 0.999,
                                           "warmup": 200}, halting="chance", brief=8000, symbols=9,
                                        dim=32, expansion=2.0, n=3, batch_size=32, steps=24_500,

@@ -307,6 +307,14 @@ def test_symbols_follow_the_number_of_digits():
     assert symbols("sudoku6", "--vocab_size", "11") == 1
 
 
+def test_brief_keeps_its_share_of_the_steps():
+    """8000 of 24,500; with --steps 8000 no late step would have been trained."""
+    brief = lambda *words: train.parse_args(["--preset", *words])[1].brief
+    assert brief("sudoku9", "--steps", "8000") == 8000 * 8000 // 24_500
+    assert brief("sudoku9", "--steps", "24500") == brief("sudoku9") == 8000
+    assert brief("sudoku9", "--steps", "100", "--brief", "0") == brief("sudoku6") == 0
+
+
 def test_maze_the_whole_way(tmp_path, refused):
     inputs, labels = maze.generate(30, 6, min_path=8, seed=0)
     maze.write_csv(tmp_path / "train.csv", inputs[:20], labels[:20])
