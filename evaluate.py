@@ -48,7 +48,7 @@ from support.puzzle import (
 )
 from support.report import Run, collect, write_page
 from support.rollouts import plot_rollouts, rollouts, search
-from support.scoring import Seen, arc_result, describe, score, vote
+from support.scoring import Seen, arc_result, batch_of, describe, score, vote
 from support.tasks import Task, reopen, sample
 from tinytrm import TRM, ranks
 
@@ -65,7 +65,8 @@ def parser() -> Parser:
                    help="supervision steps (default: the model's eval_steps, 16 in the paper)")
     p.add_argument("--halt", action="store_true", help="let each puzzle stop as soon as its q > 0")
     p.add_argument("--puzzles", type=count, help="a fixed sample of so many (default: all)")
-    p.add_argument("--batch_size", type=count, help="puzzles at a time (256)")
+    p.add_argument("--batch_size", type=count, help="puzzles at a time (256; on a CPU as many "
+                   "as suit its cache)")
     p.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction,
                    help="torch.compile the network (default: on CUDA)")
@@ -132,7 +133,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.compile = False
     if args.puzzle is not None:
         p.useless(args, "number data puzzles identifiers", "with --puzzle")
-    args.batch_size = args.batch_size or 256
     if args.html is None and args.beside:
         p.error("several runs are evaluated at a time for --html FILE only")
     if args.beside:
@@ -183,8 +183,9 @@ def ready(model: TRM, args: argparse.Namespace, device: torch.device) -> TRM:
     """The model on the device, compiled if that is wanted."""
     model.to(device)
     if wants_compilation(args.compile, device):
-        with advice_on_memory(args.batch_size, "--batch_size"):
-            compile_net(model, args.batch_size, training=False)
+        size = args.batch_size or batch_of(model)
+        with advice_on_memory(size, "--batch_size"):
+            compile_net(model, size, training=False)
     return model
 
 
@@ -250,9 +251,9 @@ def run(args: argparse.Namespace) -> None:
 def one(args: argparse.Namespace, device: torch.device) -> Run | None:
     """Evaluate one model; for --html, what it thought."""
     model, task = open_model(args, device)
-    how = dict(steps=args.steps, batch_size=args.batch_size)
+    how = dict(steps=args.steps, batch_size=args.batch_size or batch_of(model))
     seen, page = Seen(), None
-    with advice_on_memory(args.batch_size, "--batch_size"):
+    with advice_on_memory(how["batch_size"], "--batch_size"):
         if args.rollouts:
             result = (search(task, model, args.rollouts, args.guesses, **how) if args.guesses else
                       rollouts(task, model, args.rollouts, args.noise or 0,

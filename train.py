@@ -213,7 +213,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
         say(headline(task, state))
     if cost.wants_compilation(args.compile, device, task.config.steps):
         cost.compile_net(state.model, cost.pieces(task.config))
-        cost.compile_net(state.ema, batch_of(task.config), training=False)
+        cost.compile_net(state.ema, batch_of(state.ema), training=False)
     if args.rehearse:
         return rehearse(task, state, out, schedule)
 
@@ -292,7 +292,7 @@ def report(args: argparse.Namespace, task: Task, state: State, out: Path, how: d
                                  f"python evaluate.py {out}")
     if ranks()[0] == 0:
         if task.render:
-            say(thinking(task, state.ema, min(200, batch_of(task.config))))
+            say(thinking(task, state.ema, min(200, batch_of(state.ema))))
         say(describe(result))
     if args.record:
         more = [rollouts(task, state.ema, 8)] if task.disguise else []

@@ -111,7 +111,7 @@ def collect(name: str | Path, task: Task, model: TRM, result: dict, seen: Seen |
     model)."""
     steps, seen = steps or model.config.eval_steps, seen or Seen()
     most = max(1, min(most, MOST // (steps * model.config.seq_len)))
-    batch_size = batch_size or batch_of(model.config)
+    batch_size = batch_size or batch_of(model)
     asked, total, answers, q = thoughts(task, model, seen, steps, batch_size, most)
     labels = asked.labels
     known = np.any(labels > 0, axis=1)  # (N,)

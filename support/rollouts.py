@@ -40,7 +40,7 @@ def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool 
     (rank, world), test, numbers = ranks(), task.test, shown(count)
     selections = [s for s in SELECTIONS if s != "rules" or task.keeps_rules]
     right = torch.zeros(len(selections), len(numbers), device=device_of(model))
-    steps, batch_size = steps or model.config.eval_steps, batch_size or batch_of(model.config)
+    steps, batch_size = steps or model.config.eval_steps, batch_size or batch_of(model)
     rows = np.arange(rank, len(test), world)
     for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
         inputs, labels, runs = test.inputs[part], test.labels[part], []
@@ -77,7 +77,7 @@ def search(task: Task, model: TRM, count: int, guesses: int, steps: int | None =
     if not task.keeps_rules or not task.disguise:
         raise ValueError("guesses are for Sudoku alone, where an answer can be checked")
     right, used = torch.zeros(count, device=device_of(model)), 0
-    batch_size = batch_size or batch_of(model.config)
+    batch_size = batch_size or batch_of(model)
     rows = np.arange(rank, len(test), world)
     for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
         inputs, labels = test.inputs[part], test.labels[part]

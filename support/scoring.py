@@ -17,7 +17,7 @@ import tinytrm
 from data import arc
 from support.processes import device_of
 from support.tasks import Task
-from tinytrm import TRM, Config, Puzzles, ranks
+from tinytrm import TRM, Puzzles, ranks
 
 MOST = 200_000_000  # numbers that may be kept of what was thought
 
@@ -40,7 +40,7 @@ def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
     voting over `copies` augmented copies of each test input (None: all), as `pass_at`.
     batch_size: None is `batch_of`.
     """
-    batch_size = batch_size or batch_of(model.config)
+    batch_size = batch_size or batch_of(model)
     if task.kind == "arc":
         votes, count = vote(task, model, steps, halt, copies, batch_size)
         if seen:
@@ -69,10 +69,13 @@ def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
     return result
 
 
-def batch_of(config: Config) -> int:
-    """Puzzles at a time in an evaluation. --micro_batch says that memory is short; but without
+def batch_of(model: TRM) -> int:
+    """Puzzles at a time in an evaluation: 256, but on a CPU no more than its cache has room for,
+    y being 2 MB (docs/experiments.md). --micro_batch says that memory is short; but without
     gradient a puzzle needs a fraction of what it needs in training."""
-    return min(256, 4 * config.micro_batch) if config.micro_batch else 256
+    micro_batch, (y, _) = model.config.micro_batch, model.start(1)
+    most = max(8, 2**21 // y.nbytes) if y.device.type == "cpu" else 256
+    return min(256, most, 4 * micro_batch or 256)
 
 
 def shared(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool = False,

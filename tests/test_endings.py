@@ -1,5 +1,6 @@
 """How programs end: errors, signals, pipes, terminals; memory, devices and other things that a
 program must know of its machine."""
+import dataclasses
 import datetime
 import errno
 import os
@@ -17,7 +18,7 @@ from conftest import ROOT, SMALL, begin, process, program, run, tiny, toy_puzzle
 from data import maze
 from support import console, cost, monitor, processes, report
 from support.presets import PRESETS
-from support.scoring import score
+from support.scoring import batch_of, score
 from support.tasks import Task
 
 # ------------------------------------------------------------------------------------------------
@@ -316,6 +317,16 @@ def test_evaluations_are_smaller_where_memory_is_short(monkeypatch):
         score(Task("tokens", config, puzzles, puzzles, dict(kind="toy")), tinytrm.TRM(config))
         assert max(sizes) == most and sum(sizes) == 300
         sizes.clear()
+
+
+@pytest.mark.parametrize("name, most", [("sudoku6", 221), ("sudoku9", 22), ("sudoku", 10)])
+def test_evaluations_on_a_cpu_suit_its_cache(name, most):
+    """Where the tensors are large, 256 at a time took nearly twice as long. 2 MB of float32."""
+    config = dataclasses.replace(PRESETS[name].config, dtype="float32")
+    assert batch_of(tinytrm.TRM(config)) == most
+    with torch.device("meta"):
+        model = tinytrm.TRM(dataclasses.replace(config, micro_batch=50))
+    assert batch_of(model) == 200, "of a GPU"
 
 
 def test_where_no_slot_has_halted_there_is_no_share(tmp_path, capsys):
