@@ -65,8 +65,8 @@ def parser() -> Parser:
                    help="supervision steps (default: the model's eval_steps, 16 in the paper)")
     p.add_argument("--halt", action="store_true", help="let each puzzle stop as soon as its q > 0")
     p.add_argument("--puzzles", type=count, help="a fixed sample of so many (default: all)")
-    p.add_argument("--batch_size", type=count, help="puzzles at a time (256; on a CPU as many "
-                   "as suit its cache)")
+    p.add_argument("--batch_size", type=count, help="puzzles at a time (256; fewer if trained "
+                   "with --micro_batch, or if they do not fit into a CPU's caches)")
     p.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction,
                    help="torch.compile the network (default: on CUDA)")

@@ -79,8 +79,8 @@ def parser() -> Parser:
                    "of the training copies show some empty cells, each with a chance from 0 to 0.6")
     p.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile the "
-                   "network: same mathematics, faster after a minute (default: on CUDA, for "
-                   f"{cost.WORTH:,} steps or more)")
+                   "network: same mathematics, faster after a minute (default: on CUDA, "
+                   "where it should save more than that)")
     g = p.add_argument_group("the run folder")
     g.add_argument("--out", type=Path, help="(default: runs/PRESET; a run that is there already "
                    "moves aside)")
@@ -150,7 +150,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
         if config.symbols > 1 and "vocab_size" in given:
             given.setdefault("symbols", given["vocab_size"] - 2)  # the digits of another Sudoku
         if config.brief and "steps" in given:
-            given.setdefault("brief", config.brief * given["steps"] // config.steps)  # its share
+            part = config.brief / config.steps  # that it has of the preset's steps
+            given.setdefault("brief", round(part * min(max(given["steps"], 0), MOST)))
         config = dataclasses.replace(config, **given)
         if not config.expansion > 0:
             raise ValueError(f"expansion must be above 0, not {config.expansion}")
@@ -211,7 +212,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
         warn(f"{start} goes on with other settings{remark}; give the same flags if that is a slip")
     if ranks()[0] == 0:
         say(headline(task, state))
-    if cost.wants_compilation(args.compile, device, task.config.steps):
+    if cost.wants_compilation(args.compile, device, task.config):
         cost.compile_net(state.model, cost.pieces(task.config))
         cost.compile_net(state.ema, batch_of(state.ema), training=False)
     if args.rehearse:
@@ -292,7 +293,7 @@ def report(args: argparse.Namespace, task: Task, state: State, out: Path, how: d
                                  f"python evaluate.py {out}")
     if ranks()[0] == 0:
         if task.render:
-            say(thinking(task, state.ema, min(200, batch_of(state.ema))))
+            say(thinking(task, state.ema))
         say(describe(result))
     if args.record:
         more = [rollouts(task, state.ema, 8)] if task.disguise else []

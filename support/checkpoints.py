@@ -21,8 +21,9 @@ from support.folders import REPLACED, checkpoints, unfinished
 from support.processes import first_said
 from tinytrm import TRM, State, ranks
 
-MAY_CHANGE = ("steps", "brief", "micro_batch", "eval_steps")  # of Config, from part to part
-MAY_MEND = ("lr", "puzzle_lr", "dtype")  # these, too, as after a NaN one must; the log names them
+MAY_CHANGE = ("steps", "micro_batch", "eval_steps")  # of Config, from part to part
+# These, too, as after a NaN one must, or for another number of steps; the log names them.
+MAY_MEND = ("lr", "puzzle_lr", "dtype", "brief")
 # Entries of Task.about, which may not, and what it is where a checkpoint does not say.
 SAME_DATA = dict(kind=None, sha256=None, split=None, augmented=None, hints=0.0)
 

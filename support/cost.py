@@ -198,13 +198,14 @@ def dtype_name(config: Config, device: torch.device) -> str:
 # torch.compile
 
 
-WORTH = 10_000  # steps from which on a GPU gains more by it than the minute it takes
-
-
-def wants_compilation(flag: bool | None, device: torch.device, steps: int = WORTH) -> bool:
-    """What --compile and --no-compile say, else: on a GPU, which it makes twice as fast, unless so
-    few steps are to be trained."""
-    return device.type == "cuda" and steps >= WORTH if flag is None else flag
+def wants_compilation(flag: bool | None, device: torch.device, config: Config | None = None
+                      ) -> bool:
+    """What --compile and --no-compile say, else: on a GPU, which it makes twice as fast; but not
+    for a training that should gain less than the minute it takes, by `hours`."""
+    if flag is not None or device.type != "cuda":
+        return bool(flag)
+    eager, compiled = hours(config, ranks()[1]) if config else (1, 0)
+    return 3600 * (eager - compiled) > 60
 
 
 def compile_net(model: tinytrm.TRM, batch: int, training: bool = True) -> bool:

@@ -17,12 +17,11 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from support.console import warn
 from support.processes import from_rank_0, restarted
-from tinytrm import ranks
 
 REPLACED = ".replaced"
 PAGE_FILE = "report.html"
@@ -92,10 +91,13 @@ def check_folder(out: Path, given: bool, resume: str | bool | None, overwrite: b
 @contextmanager
 def entered(out: Path, given: bool, start: Path | None, overwrite: bool) -> Iterator[str]:
     """Have the folder for oneself, made ready, after `check_folder`. Gives a line for the log, or
-    "", in all processes; they wait for process 0."""
-    if ranks()[0] != 0:
-        yield from_rank_0(str)
-        return
+    "", in all processes; they wait for process 0, and fail with it. Raises ValueError, OSError."""
+    with ExitStack() as stack:
+        yield from_rank_0(_enter, stack, out, given, start, overwrite)
+
+
+def _enter(stack: ExitStack, out: Path, given: bool, start: Path | None, overwrite: bool) -> str:
+    """The part of process 0, which holds the lock until the stack is closed."""
     said, again = "", is_restart(out)
     if not (given or start or overwrite or again) and is_used(out):
         with locked(out):  # nobody is at work there
@@ -104,18 +106,18 @@ def entered(out: Path, given: bool, start: Path | None, overwrite: bool) -> Iter
         out.rename(aside)
         said = f"moved     the run that was here is now in {aside}\n"
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        found, elsewhere = checkpoints(out), start and start.resolve().parent != out.resolve()
-        if found and not (overwrite or elsewhere) and (not start or found[-1].name > start.name):
-            (out / ".lock").unlink()  # a restart is not to take that run for ours
-            raise ValueError(f"{out}: another run has saved {found[-1].name} there meanwhile; "
-                             "begin again")
-        if overwrite and not again:
-            said = _replace(out, start)
-        for half in out.glob(unfinished(Path("checkpoint-????????")).name):
-            if not half.is_symlink():
-                shutil.rmtree(half, ignore_errors=True)  # what is open elsewhere harms nothing
-        yield from_rank_0(lambda: said)
+    stack.enter_context(locked(out))
+    found, elsewhere = checkpoints(out), start and start.resolve().parent != out.resolve()
+    if found and not (overwrite or elsewhere) and (not start or found[-1].name > start.name):
+        (out / ".lock").unlink()  # a restart is not to take that run for ours
+        raise ValueError(f"{out}: another run has saved {found[-1].name} there meanwhile; begin "
+                         "again")
+    if overwrite and not again:
+        said = _replace(out, start)
+    for half in out.glob(unfinished(Path("checkpoint-????????")).name):
+        if not half.is_symlink():
+            shutil.rmtree(half, ignore_errors=True)  # what is open elsewhere harms nothing
+    return said
 
 
 def _replace(out: Path, start: Path | None) -> str:

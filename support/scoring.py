@@ -70,11 +70,11 @@ def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
 
 
 def batch_of(model: TRM) -> int:
-    """Puzzles at a time in an evaluation: 256, but on a CPU no more than its cache has room for,
-    y being 2 MB (docs/experiments.md). --micro_batch says that memory is short; but without
-    gradient a puzzle needs a fraction of what it needs in training."""
+    """Puzzles at a time in an evaluation: 256, but on a CPU no more than its caches have room for,
+    y being 1 MB per thread (docs/experiments.md). --micro_batch says that memory is short; but
+    without gradient a puzzle needs a fraction of what it needs in training."""
     micro_batch, (y, _) = model.config.micro_batch, model.start(1)
-    most = max(8, 2**21 // y.nbytes) if y.device.type == "cpu" else 256
+    most = max(8, 2**20 * torch.get_num_threads() // y.nbytes) if y.device.type == "cpu" else 256
     return min(256, most, 4 * micro_batch or 256)
 
 
@@ -249,12 +249,14 @@ def describe_puzzles(result: dict) -> list[str]:
 def thinking(task: Task, model: TRM, among: int = 200) -> str:
     """A picture, step by step, of the one of the first held-out puzzles that takes longest to
     solve, but of no more steps than a screen holds."""
-    test, device = task.test, device_of(model)
-    inputs = torch.from_numpy(test.inputs[:among].astype(np.int64)).to(device)
-    ids = torch.from_numpy(test.ids[:among].astype(np.int64)).to(device)
+    test, size, parts = task.test, batch_of(model), []
     assert task.render
-    steps = tinytrm.think(model, inputs, ids, model.config.eval_steps, False)
-    answers = np.stack([a.cpu().numpy() for a, *_ in steps])
+    for i in range(0, min(among, len(test)), size):
+        inputs, ids = (torch.from_numpy(t[i:min(i + size, among)].astype(np.int64))
+                       for t in (test.inputs, test.ids))
+        steps = tinytrm.think(model, inputs, ids, model.config.eval_steps)
+        parts.append(np.stack([a.cpu().numpy() for a, *_ in steps]))
+    answers = np.concatenate(parts, 1)
     wrong = (answers != test.labels[:among]).sum(2)  # (steps, puzzles) cells
     needed = np.where((wrong[:6] == 0).any(0), (wrong == 0).argmax(0), -1)  # first step all right
     i, pictures = int(needed.argmax()), []

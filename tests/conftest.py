@@ -17,7 +17,7 @@ import torch
 
 # A GPU is for test_cuda.py: many a program here runs on the best device there is, and is compared
 # with the CPU's result.
-GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+GPUS = os.environ.setdefault("GPUS_FOR_TESTS", os.environ.get("CUDA_VISIBLE_DEVICES", "0"))
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

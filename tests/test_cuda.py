@@ -5,13 +5,15 @@ import shutil
 import sys
 
 import pytest
+import torch
 
 from conftest import GPUS, ROOT, run
 
 CODE = """
 import json, sys, torch, tinytrm
-from conftest import tiny, toy_puzzles
 device, seen = sys.argv[1], []
+torch.zeros(1, device=device)  # conftest hides the GPUs from those who have not looked
+from conftest import tiny, toy_puzzles
 for change in dict(), dict(mixer="attention"), dict(symbols=4, micro_batch=5):
     model = tinytrm.train(tiny(lr=1e-5, puzzle_lr=1e-5, **change), toy_puzzles(), device,
                           on_step=lambda s, m: seen.append(m["loss"].item()))
@@ -19,14 +21,15 @@ for change in dict(), dict(mixer="attention"), dict(symbols=4, micro_batch=5):
 assert model.y_init.device.type == device
 print(json.dumps(seen))
 """
-DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
-    not shutil.which("nvidia-smi") or GPUS == "", reason="there is no GPU"))])
+NO_GPU = not (torch.version.cuda and shutil.which("nvidia-smi") and GPUS)
+DEVICES = pytest.mark.parametrize("device", [
+    pytest.param("cpu", marks=pytest.mark.skipif(torch.backends.mps.is_available(), reason="MPS")),
+    pytest.param("cuda", marks=pytest.mark.skipif(NO_GPU, reason="there is no GPU"))])
 
 
 def seen(*command, device):
-    """What a program prints that sees the first GPU, or none."""
-    visible = (GPUS or "0") if device == "cuda" else ""
-    done = run([sys.executable, *command], CUDA_VISIBLE_DEVICES=visible)
+    """What a program prints that sees the GPUs, or none."""
+    done = run([sys.executable, *command], CUDA_VISIBLE_DEVICES=GPUS if device == "cuda" else "")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

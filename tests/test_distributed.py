@@ -251,7 +251,7 @@ def test_checkpoints_of_other_runs_are_refused(saved):
     with pytest.raises(ValueError, match="trained on other puzzles"):  # 0 is a seed, None no split
         read_checkpoint(last, State(tiny(steps=8)), ABOUT | dict(split=0))
     assert read_checkpoint(last, State(tiny(steps=8)), ABOUT | dict(hints=0.0)) == ""
-    assert read_checkpoint(last, State(tiny(steps=9, brief=3))) == "", "both say how long"
+    assert read_checkpoint(last, State(tiny(steps=9, brief=3))) == ", brief 0 -> 3"
     with pytest.raises(ValueError, match="is at step 8, beyond --steps 7"):
         read_checkpoint(last, State(tiny(steps=7)))
 

@@ -208,9 +208,11 @@ def test_compiled_on_cuda_unless_told_otherwise():
     cases = ((None, "cpu"), (None, "cuda"), (False, "cuda"), (True, "cpu"))
     wanted = [cost.wants_compilation(flag, torch.device(name)) for flag, name in cases]
     assert wanted == [False, True, False, True]
-    long, short = (cost.wants_compilation(None, torch.device("cuda"), PRESETS[name].config.steps)
-                   for name in ("sudoku-fast", "sudoku6"))
-    assert long and not short, "a run of seconds would wait a minute for the compiler"
+    long, other, short = (
+        cost.wants_compilation(None, torch.device("cuda"), dataclasses.replace(
+            PRESETS[name].config, **more))
+        for name, more in (("sudoku-fast", {}), ("sudoku", dict(steps=2000)), ("sudoku6", {})))
+    assert long and other and not short, "a run of seconds would wait a minute for the compiler"
 
 
 def test_the_probe_of_the_compiler_runs_backward_too(monkeypatch):
