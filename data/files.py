@@ -14,6 +14,7 @@ import io
 import json
 import os
 import sys
+import time
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,20 @@ from data.grid import side_of
 
 # ------------------------------------------------------------------------------------------------
 # Writing
+
+
+# Seconds to wait, one after the other, for a virus scanner to let go of what was just written.
+SCANNED = (0.1, 0.5, 2.0) if os.name == "nt" else ()
+
+
+def replace(old: str | Path, new: str | Path) -> None:
+    """`os.replace`, again and again on Windows, where what somebody has open cannot be moved."""
+    for wait in SCANNED:
+        try:
+            return os.replace(old, new)
+        except PermissionError:
+            time.sleep(wait)
+    os.replace(old, new)
 
 
 @contextmanager
@@ -48,7 +63,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())  # on the disk before the old file goes
-        os.replace(part, path)
+        replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -204,6 +219,7 @@ def fetch(url: str, path: str | Path, sha256: str | None = None) -> None:
                 raise ValueError(f"{url}: sha256 is {digest.hexdigest()}, not {sha256}; "
                                  f"file removed, try again or with another base URL (TINYTRM_HUB)")
     except (OSError, http.client.HTTPException) as e:
+        python = "; with Python from python.org on a Mac run Install Certificates.command first"
         raise ValueError(f"{url}: download failed: {e}; check the network and the base URL "
                          f"(TINYTRM_HUB) and run again, or put the file into {path.parent}"
-                         ) from None
+                         + python * ("CERTIFICATE_VERIFY_FAILED" in str(e))) from None

@@ -121,7 +121,7 @@ def _search(x, box, limit, rounds=None):
 
 def _tokens(x):
     """Solved masks (L, N) -> tokens (N, L) uint8; 0 stays 0."""
-    return np.where(x, np.log2(np.maximum(x, 1)) + 2, 0).astype(np.uint8).T
+    return np.where(x, np.rint(np.log2(np.maximum(x, 1))) + 2, 0).astype(np.uint8).T
 
 
 def _candidates(puzzles, box):

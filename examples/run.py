@@ -201,7 +201,8 @@ def arrange(pictures: list[list[str]]) -> str:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """What --json has printed into a file. Raises ValueError, naming the line, and OSError."""
-    results, text = [], path.read_text(encoding="utf-8", errors="replace")
+    results, raw = [], path.read_bytes()  # PowerShell 5.1 redirects in UTF-16
+    text = raw.decode("utf-16" if raw[:2] == b"\xff\xfe" else "utf-8-sig", "replace")
     for number, line in enumerate(text.splitlines(), 1):
         try:
             result = json.loads(line)

@@ -188,8 +188,10 @@ def one_line(text: object) -> str:
 
 
 def out_of_memory(e: BaseException) -> bool:
-    """Torch has a class of its own for this on GPUs only."""
-    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)
+    """Torch has a class of its own for this on CUDA only; its words on Linux and macOS, on Windows,
+    and for Apple's GPUs."""
+    words = "can't allocate memory", "not enough memory", "MPS backend out of memory"
+    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or any(w in str(e) for w in words)
 
 
 def reason(e: BaseException) -> str:
@@ -216,6 +218,8 @@ def guarded(function: Callable[..., Any], *args: Any) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal need not know every character
+    if os.name == "nt" and sys.stdout.isatty():
+        os.system("")  # makes its console understand colours
     try:
         signals.heed()
         function(*args)

@@ -116,6 +116,8 @@ def fits_in_memory(config: Config, device: torch.device) -> None:
         have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     elif device.type == "cuda":
         have = torch.cuda.get_device_properties(device).total_memory / 2**30
+    elif device.type == "mps" and hasattr(torch.mps, "recommended_max_memory"):
+        have = torch.mps.recommended_max_memory() / 2**30
     else:
         return
     # Weights, their gradients, two moments, the average, in float32; the table is not copied.
@@ -168,13 +170,18 @@ def memory_used(device: torch.device) -> float:
     return most / (2**30 if sys.platform == "darwin" else 2**20)
 
 
+def gib(memory: float, digits: int = 1) -> str:
+    """Of what `memory_used` returns."""
+    return "? GiB" if math.isnan(memory) else f"{memory:.{digits}f} GiB"
+
+
 def describe_device(device: torch.device) -> str:
     """The name of the hardware."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     can: dict = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 cannot say
     name = can.get("cpu_name", "")
-    return f"{device.type}" + (f" ({name})" if name and device.type == "cpu" else "")
+    return f"{device.type}" + (f" ({name})" if name else "")
 
 
 def hardware(device: torch.device) -> str:
@@ -272,7 +279,7 @@ def bench(config: Config, device: torch.device, name: str, seconds: float, gpus:
     for how, step, ready, memory in lines:
         speed = flops_per_step(config) / step
         say(f"{how:9} {1 / step:.3g} steps/s   {config.batch_size / step:,.0f} puzzles/s   "
-            f"{speed / 1e9:,.0f} GFLOP/s, {speed / peak:.0%} of matmul   {memory:.2f} GiB   "
+            f"{speed / 1e9:,.0f} GFLOP/s, {speed / peak:.0%} of matmul   {gib(memory, 2)}   "
             f"first 3 steps {ready:.0f} s")
 
 

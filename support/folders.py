@@ -17,7 +17,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from support.console import warn
@@ -109,7 +109,8 @@ def _enter(stack: ExitStack, out: Path, given: bool, start: Path | None, overwri
     stack.enter_context(locked(out))
     found, elsewhere = checkpoints(out), start and start.resolve().parent != out.resolve()
     if found and not (overwrite or elsewhere) and (not start or found[-1].name > start.name):
-        (out / ".lock").unlink()  # a restart is not to take that run for ours
+        with suppress(PermissionError):  # on Windows
+            (out / ".lock").unlink()  # a restart is not to take that run for ours
         raise ValueError(f"{out}: another run has saved {found[-1].name} there meanwhile; begin "
                          "again")
     if overwrite and not again:
@@ -141,9 +142,15 @@ def locked(out: Path) -> Iterator[None]:
     """Hold the folder. The lock ends with the process, however that ends. Raises ValueError."""
     try:
         import fcntl
-    except ImportError:  # Windows has nothing as simple; `is_restart` looks at the file
-        (out / ".lock").write_text(_me())
-        yield
+    except ImportError:  # Windows, where a file that somebody has open cannot be removed
+        try:
+            (out / ".lock").unlink(missing_ok=True)
+        except PermissionError:
+            raise ValueError(f"{out}: another run is at work in this folder") from None
+        with open(out / ".lock", "w") as file:
+            file.write(_me())  # for `is_restart`
+            file.flush()
+            yield
         (out / ".lock").unlink(missing_ok=True)
         return
     with open(out / ".lock", "a+") as file:

@@ -20,7 +20,7 @@ import tinytrm
 from data.files import replacing
 from support.checkpoints import save_model, write_checkpoint
 from support.console import Stopped, reason, say, signals, warn
-from support.cost import dtype_name, hardware, memory_used
+from support.cost import dtype_name, gib, hardware, memory_used
 from support.folders import checkpoints
 from support.processes import agree
 from support.scoring import Seen, score
@@ -214,7 +214,7 @@ class Monitor:
         words = [f"{timedelta(seconds=left)} left"]
         if left > LONG:
             words.append(time.strftime("ends %a %H:%M", time.localtime(time.time() + left)))
-        words.append(f"{memory_used(device):.1f} GiB")
+        words.append(gib(memory_used(device)))
         if device.type == "cuda":
             words.append(f"${self.trained(state)['gpu_hours'] * self.schedule.price:.2f} so far")
         return ", ".join(words)

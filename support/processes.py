@@ -22,11 +22,14 @@ def choose_device(name: str | None) -> torch.device:
 
     Raises ValueError.
     """
+    several = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1
     if name is None:
-        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        mps = "mps" if torch.backends.mps.is_available() and not several else "cpu"
         name = "cuda" if torch.cuda.is_available() else mps
-    if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1 and name.startswith("cuda:"):
+    if several and name.startswith("cuda:"):
         raise ValueError(f"--device {name}: several processes need one GPU each; give cuda")
+    if several and name.startswith("mps"):
+        raise ValueError(f"--device {name}: is for one process; give cpu")
     if name == "cuda":  # by number, as set_device wants it
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:

@@ -17,7 +17,7 @@ from support.tasks import ROOT, Task
 def check_record(folder: Path) -> None:
     """Raise ValueError, before the work, unless the folder can be made, and written to, after it.
     """
-    while not folder.exists():
+    while not folder.exists() and folder != folder.parent:  # a drive that is none is its own parent
         folder = folder.parent
     if not folder.is_dir():
         raise ValueError(f"--record {folder}: is a file; name a folder")

@@ -22,7 +22,7 @@ import torch
 
 from support.checkpoints import read_checkpoint, write_checkpoint
 from support.console import say
-from support.cost import CARD, describe_device, hours, memory_used, timed_step
+from support.cost import CARD, describe_device, gib, hours, memory_used, timed_step
 from support.folders import checkpoints
 from support.monitor import LONG, LOOKS, SYNC, Schedule
 from support.processes import agree, restarted
@@ -148,7 +148,7 @@ def report(task: Task, notes: dict[str, Any], schedule: Schedule, lost: str, dev
     on, dollars = f"{world} x {describe_device(device)}", ""
     if device.type == "cuda":
         on, dollars = f"{on} at ${price:g} an hour each", f", ${total * world * price:,.2f}"
-    say(f"measured  {1000 * step:.3g} ms a step, {notes['memory']:.2f} GiB in each process; a "
+    say(f"measured  {1000 * step:.3g} ms a step, {gib(notes['memory'], 2)} in each process; a "
         f"checkpoint {notes['size'] / 1e6:.1f} MB in {notes['save']:.1f} s; an evaluation "
         f"{notes['look']:.1f} s\n"
         f"whole run {total:.2f} hours{dollars} on {on}, evaluations and checkpoints included\n"

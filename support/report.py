@@ -296,7 +296,8 @@ def training(how: dict, config: Config) -> list[list[str]]:
     if "hardware" in how:
         found.append(["trained on", f"{'; then '.join(how['hardware'])}, {how['dtype']}, "
                                     f"torch {how['torch']}, {how['date']}"])
-        found.append(["memory", f"{how['memory']:.1f} GiB at most, in one process"])
+        if how["memory"]:  # not known on Windows
+            found.append(["memory", f"{how['memory']:.1f} GiB at most, in one process"])
     if how.get("gpu_hours"):
         dollars = how["gpu_hours"] * how["price"]
         found.append(["cost", f"{how['gpu_hours']:,.1f} GPU-hours, ${dollars:,.2f} at "

@@ -159,6 +159,16 @@ def test_advice_on_memory_helps(monkeypatch):
                 raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(RuntimeError, match="another"), cost.advice_on_memory(8, "--batch_size"):
         raise RuntimeError("another")
+    for words in ("can't allocate memory", "not enough memory: you tried to allocate 9 bytes.",
+                  "MPS backend out of memory (MPS allocated: 9 GiB)"):  # Linux, Windows, macOS
+        with pytest.raises(ValueError, match="--batch_size 2 comp"), cost.advice_on_memory(
+                8, "--batch_size"):
+            raise RuntimeError(words)
+
+
+def test_memory_that_is_not_known():
+    """On Windows it was nan GiB in each line."""
+    assert cost.gib(float("nan")) == "? GiB" and cost.gib(41.23) == "41.2 GiB"
 
 
 def test_the_device_asked_for_is_the_current_one(monkeypatch):
@@ -178,6 +188,14 @@ def test_the_device_asked_for_is_the_current_one(monkeypatch):
     assert processes.choose_device("cuda") == torch.device("cuda:3") and current == [1, 0, 0, 3]
     with pytest.raises(ValueError, match="one GPU each"):
         processes.choose_device("cuda:1")
+    # gloo knows no tensors of MPS.
+    with pytest.raises(ValueError, match="for one process"):
+        processes.choose_device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert processes.choose_device(None) == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert processes.choose_device(None) == torch.device("mps")
 
 
 def test_others_wait_for_an_hour(monkeypatch):

@@ -293,6 +293,14 @@ def test_table_has_means_and_deviations():
     assert "| 50.0 |  | 60 |" in run.table([without])
 
 
+def test_a_table_that_powershell_has_redirected(tmp_path):
+    """Version 5.1, which Windows has, writes UTF-16."""
+    for encoding in "utf-8", "utf-16":
+        (tmp_path / encoding).write_text(f"{json.dumps(result())}\n", encoding=encoding)
+    assert run.read(tmp_path / "utf-16") == run.read(tmp_path / "utf-8") == [
+        json.loads(json.dumps(result()))]
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", "3", "{}", '{"task": "sort"}', "step 20 of 60",
                                     json.dumps(result(exact="good")),
                                     json.dumps(result(by_step={}))])

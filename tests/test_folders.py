@@ -4,10 +4,12 @@ import signal
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from conftest import SMALL, begin, program, tiny, toy_puzzles, tree
+from data import files
 from support import folders
 from support.checkpoints import write_checkpoint
 from support.folders import check_folder, checkpoints, entered, locked
@@ -102,6 +104,32 @@ def test_without_locks_a_restart_is_known_all_the_same(tmp_path, monkeypatch):
     with locked(tmp_path):
         pass
     assert not folders.is_restart(tmp_path)
+
+
+def test_windows_has_a_lock_too(tmp_path, monkeypatch):
+    """There a file cannot be removed that somebody has open. Two runs shared a folder."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with locked(tmp_path):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(tmp_path), "unlink", Mock(side_effect=PermissionError(13, "open")))
+            with pytest.raises(ValueError, match="another run is at work"), locked(tmp_path):
+                pass
+        assert (tmp_path / ".lock").read_text() == folders._me(), "whose it is, to be read"
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_what_a_scanner_has_open_is_moved_when_it_lets_go(tmp_path, monkeypatch):
+    """On Windows a checkpoint, just written, could not get its name, and the run ended."""
+    (tmp_path / "new").write_text("x")
+    failing = Mock(side_effect=[PermissionError(13, "open"), PermissionError(13, "open"), None])
+    monkeypatch.setattr(files.os, "replace", failing)
+    monkeypatch.setattr(files, "SCANNED", (0, 0))
+    files.replace(tmp_path / "new", tmp_path / "old")
+    assert failing.call_count == 3
+    monkeypatch.setattr(files, "SCANNED", ())
+    failing.side_effect = PermissionError(13, "not yours")
+    with pytest.raises(PermissionError):
+        files.replace(tmp_path / "new", tmp_path / "old")
 
 
 def test_a_used_folder_is_refused_and_nothing_changes(done, tmp_path):
