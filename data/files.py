@@ -16,7 +16,7 @@ import os
 import sys
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -33,14 +33,14 @@ from data.grid import side_of
 SCANNED = (0.1, 0.5, 2.0) if os.name == "nt" else ()
 
 
-def replace(old: str | Path, new: str | Path) -> None:
-    """`os.replace`, again and again on Windows, where what somebody has open cannot be moved."""
+def patiently(move: Callable[..., None], *args: Any, **how: Any) -> None:
+    """Call it, again and again on Windows, where what somebody has open cannot be moved."""
     for wait in SCANNED:
         try:
-            return os.replace(old, new)
+            return move(*args, **how)
         except PermissionError:
             time.sleep(wait)
-    os.replace(old, new)
+    move(*args, **how)
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())  # on the disk before the old file goes
-        replace(part, path)
+        patiently(os.replace, part, path)
     finally:
         part.unlink(missing_ok=True)
 

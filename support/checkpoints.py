@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import tinytrm
-from data.files import replace, sha256
+from data.files import patiently, sha256
 from support.folders import REPLACED, checkpoints, unfinished
 from support.processes import first_said
 from tinytrm import TRM, State, ranks
@@ -59,7 +59,7 @@ def write_checkpoint(out: Path, state: State, last: int = 2, **extra: Any) -> No
         found = checkpoints(out)
         if final in found:
             shutil.rmtree(final)
-        replace(folder, final)
+        patiently(os.replace, folder, final)
         getattr(os, "sync", lambda: None)()  # not on Windows
         older = [c for c in found if c.name < final.name]
         for old in older[:max(0, len(older) + 1 - last)]:
@@ -112,10 +112,10 @@ def save_model(path: Path, model: TRM, **extra: Any) -> None:
     stays, and nothing else. Raises OSError."""
     new = Path(f"{path}.new")
     try:
-        tinytrm.save(new, model, **extra)
+        patiently(tinytrm.save, new, model, **extra)
         with open(new, "rb+") as file:
             os.fsync(file.fileno())  # else the name may be there before the content, without power
-        replace(new, path)
+        patiently(os.replace, new, path)
     except (OSError, RuntimeError) as e:  # torch raises RuntimeError when the disk is full
         raise OSError(f"{path}: could not be saved: {why(e)}") from None
     finally:

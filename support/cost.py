@@ -112,12 +112,10 @@ def fits_in_memory(config: Config, device: torch.device) -> None:
     much: Linux hands out memory that it does not have, and kills the process later without a word.
     """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
-    if device.type == "cpu" and hasattr(os, "sysconf"):  # not on Windows
+    if device.type in ("cpu", "mps") and hasattr(os, "sysconf"):  # not on Windows
         have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     elif device.type == "cuda":
         have = torch.cuda.get_device_properties(device).total_memory / 2**30
-    elif device.type == "mps" and hasattr(torch.mps, "recommended_max_memory"):
-        have = torch.mps.recommended_max_memory() / 2**30
     else:
         return
     # Weights, their gradients, two moments, the average, in float32; the table is not copied.
@@ -208,11 +206,14 @@ def dtype_name(config: Config, device: torch.device) -> str:
 def wants_compilation(flag: bool | None, device: torch.device, config: Config | None = None
                       ) -> bool:
     """What --compile and --no-compile say, else: on a GPU, which it makes twice as fast; but not
-    for a training that should gain less than the minute it takes, by `hours`."""
+    for a training that should gain less than the minute it takes: by `hours`, or, as small networks
+    wait for launches that those do not count, by its steps."""
     if flag is not None or device.type != "cuda":
         return bool(flag)
-    eager, compiled = hours(config, ranks()[1]) if config else (1, 0)
-    return 3600 * (eager - compiled) > 60
+    if config is None:
+        return True
+    eager, compiled = hours(config, ranks()[1])
+    return 3600 * (eager - compiled) > 60 or config.steps >= 10_000
 
 
 def compile_net(model: tinytrm.TRM, batch: int, training: bool = True) -> bool:

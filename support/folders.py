@@ -109,8 +109,10 @@ def _enter(stack: ExitStack, out: Path, given: bool, start: Path | None, overwri
     stack.enter_context(locked(out))
     found, elsewhere = checkpoints(out), start and start.resolve().parent != out.resolve()
     if found and not (overwrite or elsewhere) and (not start or found[-1].name > start.name):
-        with suppress(PermissionError):  # on Windows
-            (out / ".lock").unlink()  # a restart is not to take that run for ours
+        try:  # a restart is not to take that run for ours
+            (out / ".lock").unlink()
+        except PermissionError:  # Windows, where we have it open
+            (out / ".lock").write_text("")
         raise ValueError(f"{out}: another run has saved {found[-1].name} there meanwhile; begin "
                          "again")
     if overwrite and not again:
@@ -151,7 +153,8 @@ def locked(out: Path) -> Iterator[None]:
             file.write(_me())  # for `is_restart`
             file.flush()
             yield
-        (out / ".lock").unlink(missing_ok=True)
+        with suppress(PermissionError):  # a scanner
+            (out / ".lock").unlink(missing_ok=True)
         return
     with open(out / ".lock", "a+") as file:
         try:
@@ -178,4 +181,7 @@ def is_restart(out: Path) -> bool:
 
 def _me() -> str:
     """Who is at work: torchrun, the parent, is the same before and after it restarts us."""
-    return f"{socket.gethostname()} {os.getppid()} {os.environ.get('TORCHELASTIC_RUN_ID', '')}"
+    run = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    # In a virtual environment on Windows the parent is a launcher, a new one at each restart.
+    parent = 0 if os.name == "nt" and run not in ("", "none") else os.getppid()
+    return f"{socket.gethostname()} {parent} {run}"

@@ -23,7 +23,8 @@ print(json.dumps(seen))
 """
 NO_GPU = not (torch.version.cuda and shutil.which("nvidia-smi") and GPUS)
 DEVICES = pytest.mark.parametrize("device", [
-    pytest.param("cpu", marks=pytest.mark.skipif(torch.backends.mps.is_available(), reason="MPS")),
+    pytest.param("cpu", marks=[pytest.mark.slow, pytest.mark.skipif(
+        torch.backends.mps.is_available(), reason="MPS would be chosen")]),
     pytest.param("cuda", marks=pytest.mark.skipif(NO_GPU, reason="there is no GPU"))])
 
 

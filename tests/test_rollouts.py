@@ -211,7 +211,7 @@ def test_compiled_on_cuda_unless_told_otherwise():
     long, other, short = (
         cost.wants_compilation(None, torch.device("cuda"), dataclasses.replace(
             PRESETS[name].config, **more))
-        for name, more in (("sudoku-fast", {}), ("sudoku", dict(steps=2000)), ("sudoku6", {})))
+        for name, more in (("sudoku9", {}), ("sudoku", dict(steps=2000)), ("sudoku6", {})))
     assert long and other and not short, "a run of seconds would wait a minute for the compiler"
 
 
