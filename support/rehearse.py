@@ -176,8 +176,7 @@ def report(task: Task, notes: dict[str, Any], schedule: Schedule, lost: str, dev
         have = torch.cuda.get_device_properties(device).total_memory / 2**30
         full = torch.cuda.max_memory_reserved(device) / 2**30  # with what is kept for later
         if full > 0.95 * have:
-            problems.append(f"{full:.0f} of {have:.0f} GiB are full: lower "
-                            "--micro_batch")
+            problems.append(f"{full:.0f} of {have:.0f} GiB are full: lower --micro_batch")
     if not math.isfinite(total):
         problems.append("a step takes no time that could be measured")
     if problems:

@@ -1,5 +1,6 @@
 """train.py --html: a page of a run in training, refreshed on the way; and what such a run keeps
 about how it was trained."""
+import shutil
 import sys
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -106,6 +107,21 @@ def test_whatever_fails_in_a_page_is_a_warning(error, tmp_path, monkeypatch, cap
     page(None, {}, None, {}, "step 1")
     err = capsys.readouterr().err
     assert err.count("was not written") == err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_a_file_all_at_once(csv_folder, tmp_path, monkeypatch):
+    folder, write = tmp_path / "pages", support.report.write_page
+    folder.mkdir()
+
+    def gone(*args):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.write_text("a file now")
+        write(*args)
+
+    monkeypatch.setattr(support.report, "write_page", gone)
+    stdout, err = program("train.py", "--data", csv_folder, "--out", tmp_path / "run", *LOOK,
+                          "--html", folder / "page.html")
+    assert err.count("was not written") == err.count("\n") == 3 and "held out" in stdout
 
 
 @pytest.mark.parametrize("words, said", [
