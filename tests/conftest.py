@@ -64,10 +64,10 @@ def run(command, cwd=ROOT, **env) -> subprocess.CompletedProcess:
                           text=True, timeout=280)
 
 
-def begin(command) -> subprocess.Popen:
+def begin(command, **how) -> subprocess.Popen:
     """Start a command, to read and to disturb while it runs, for five minutes at most."""
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process = subprocess.Popen([*map(str, command)], cwd=ROOT, env=ENV, **pipes)
+    process = subprocess.Popen([*map(str, command)], cwd=ROOT, env=ENV, **pipes, **how)
     timer = threading.Timer(300, process.kill)
     timer.daemon = True
     timer.start()

@@ -417,6 +417,32 @@ def test_stopped_and_resumed_is_bit_identical(csv_folder, uninterrupted, tmp_pat
     assert same(uninterrupted(1, 400).values(), tinytrm.load(out).state_dict().values())
 
 
+@slow
+@pytest.mark.parametrize("how", ["a scheduler", "Ctrl-C"])
+def test_two_processes_stopped_and_resumed_are_bit_identical(how, csv_folder, uninterrupted,
+                                                             tmp_path):
+    """Ctrl-C reaches torchrun alone (its processes have sessions of their own), and it tells them.
+    A scheduler may tell all three, and those that still run hear it from torchrun again. Both end
+    after the same step, and nothing is lost."""
+    out = tmp_path / "run"
+    words = command(2, csv_folder, out, 400, "--save_every", 100_000)
+    with begin(words, start_new_session=True) as p:
+        assert any(line.startswith("step") for line in p.stdout)
+        if how == "Ctrl-C":
+            os.killpg(p.pid, signal.SIGINT)
+        else:
+            for process in [*children(p), p.pid]:
+                os.kill(process, signal.SIGTERM)
+        _, err = p.communicate(timeout=120)
+    assert p.returncode and "forcefully" not in err, err  # what torchrun says of a kill, after 30 s
+    step = int(checkpoints(out)[-1].name[-8:])
+    assert 0 < step < 400 and err.count("stopped at step ") == 1, err
+    assert f"stopped at step {step}, all saved" in err and "--resume" in err, err
+    done = run([*command(2, csv_folder, out, 400), "--resume"])
+    assert done.returncode == 0 and "resumed" in done.stdout, done.stderr
+    assert same(uninterrupted(2, 400).values(), tinytrm.load(out).state_dict().values())
+
+
 @pytest.mark.parametrize("when", [pytest.param("between", marks=slow), "at the end"])
 def test_sigterm_ends_an_evaluation(when, csv_folder, tmp_path):
     out, long = tmp_path / "run", ["--eval_steps", 1000000, "--eval_every", 20 * (when[0] == "b")]
