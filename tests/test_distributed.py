@@ -431,8 +431,8 @@ def test_two_processes_stopped_and_resumed_are_bit_identical(how, csv_folder, un
         if how == "Ctrl-C":
             os.killpg(p.pid, signal.SIGINT)
         else:
-            for process in [*children(p), p.pid]:
-                os.kill(process, signal.SIGTERM)
+            for pid in [*children(p), p.pid]:
+                os.kill(pid, signal.SIGTERM)
         _, err = p.communicate(timeout=120)
     assert p.returncode and "forcefully" not in err, err  # what torchrun says of a kill, after 30 s
     step = int(checkpoints(out)[-1].name[-8:])
