@@ -50,7 +50,7 @@ from support.report import Run, collect, write_page
 from support.rollouts import plot_rollouts, rollouts, search
 from support.scoring import Seen, arc_result, batch_of, describe, score, vote
 from support.tasks import Task, reopen, sample
-from tinytrm import TRM, ranks
+from tinytrm import TRM, rank_and_world
 
 
 def parser() -> Parser:
@@ -213,7 +213,7 @@ def single(args: argparse.Namespace, device: torch.device) -> None:
     """Think about one puzzle; print the steps, write the pictures. Raises ValueError, OSError."""
     model, question = open_single(args)
     thought = think_about(model.to(device), question, args.steps, args.halt)
-    if ranks()[0] == 0:
+    if rank_and_world()[0] == 0:
         say(json.dumps(as_json(thought)) if args.json else in_words(thought))
         if args.picture:
             save_strip(thought, args.picture)
@@ -244,7 +244,7 @@ def run(args: argparse.Namespace) -> None:
         if wants_compilation(args.compile, device):
             torch.compiler.reset()  # else it gives up at its ninth version of TRM.net
         pages.append(one(args, device))
-    if args.html and ranks()[0] == 0:
+    if args.html and rank_and_world()[0] == 0:
         write_page(args.html, pages)
 
 
@@ -264,7 +264,7 @@ def one(args: argparse.Namespace, device: torch.device) -> Run | None:
         else:
             result = score(task, model, halt=args.halt, seen=seen if args.html else None, **how)
         result["remarks"] = [*task.remarks, *result.get("remarks", ())]
-        if ranks()[0] == 0:
+        if rank_and_world()[0] == 0:
             title = f"{args.run}\n" if args.beside and not args.json else ""
             say(title + (json.dumps(result) if args.json else describe(result)))
             if args.html:
@@ -273,7 +273,7 @@ def one(args: argparse.Namespace, device: torch.device) -> Run | None:
                                              "(--halt); the puzzles below think on")
                 page = collect(args.run or args.official, task, model, result, seen,
                                args.run, **how)
-    if ranks()[0] == 0:
+    if rank_and_world()[0] == 0:
         if args.submission:
             seen.votes.write_submission(args.submission)
         if args.plot:

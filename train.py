@@ -23,7 +23,7 @@ import math
 import re
 import time
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any
 
 import tinytrm
 from support import cost
@@ -50,8 +50,13 @@ from support.report import Live, page_path
 from support.rollouts import rollouts, search
 from support.scoring import Seen, batch_of, describe, score, thinking
 from support.tasks import Task, copies, open_task, sample
-from tinytrm import Config, State, ranks
+from tinytrm import Config, State, rank_and_world
+from tinytrm_beyond import BeyondConfig
 
+CHOICES = dict(mixer=("mlp", "attention"), loss=("stablemax", "softmax"),
+               dtype=("auto", "float32", "bfloat16"), halting=("sure", "chance"),
+               keep=("last", "surest"))
+LEAST = dict(vocab_size=2, micro_batch=0, warmup=0, seed=0, columns=0, two_step_phase=0)
 ROUNDS = 5000  # of searching for solutions; 1000 rows of Sudoku-Extreme need fewer than 2000
 
 # ------------------------------------------------------------------------------------------------
@@ -60,8 +65,9 @@ ROUNDS = 5000  # of searching for solutions; 1000 rows of Sudoku-Extreme need fe
 
 @functools.cache  # on Python 3.11 inspect reads all of tinytrm.py, each time
 def field_help() -> dict[str, str]:
-    """The comment behind each field of Config, which is also its help text."""
-    return dict(re.findall(r"^    (\w+): .+? = .*?  # (.*)$", inspect.getsource(Config), re.M))
+    """The comment behind each field of a config, which is also its help text."""
+    source = inspect.getsource(Config) + inspect.getsource(BeyondConfig)
+    return dict(re.findall(r"^    (\w+): .+? = .*?  # (.*)$", source, re.M))
 
 
 def parser() -> Parser:
@@ -123,11 +129,13 @@ def parser() -> Parser:
                    "share of one of so many (1)")
     g.add_argument("--price", type=amount, default=2.5, help="dollars per GPU-hour")
     g = p.add_argument_group("configuration (defaults: the preset's)")
-    help_of, hints = dict(field_help()), get_type_hints(Config)
+    help_of = dict(field_help())
     help_of["seed"] += "; here also of generated puzzles, and of the tenth of one CSV held out"
-    for f in dataclasses.fields(Config):
-        kind, choices = type(f.default), getattr(hints[f.name], "__args__", None)
-        value = dict(choices=choices) if choices else dict(type=kind, metavar=kind.__name__.upper())
+    for f in dataclasses.fields(BeyondConfig):
+        kind, choices = type(f.default), CHOICES.get(f.name)
+        value: dict[str, Any] = dict(type=kind, metavar=kind.__name__.upper())
+        if choices:
+            value = dict(choices=choices)
         if kind is bool:
             value = dict(action=argparse.BooleanOptionalAction)
         # torchrun takes --n for one of its own flags, so the authors' names work too.
@@ -141,23 +149,27 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
     code 2 where they make no sense."""
     p = parser()
     args = p.parse_args(argv)
-    fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(Config)}
+    fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(BeyondConfig)}
     given = {name: value for name, value in fields.items() if value is not None}
     try:
         config = PRESETS[args.preset].config
-        if config.columns and "seq_len" in given:
-            given.setdefault("columns", math.isqrt(given["seq_len"]))  # a square of another size
-        if config.symbols > 1 and "vocab_size" in given:
-            given.setdefault("symbols", given["vocab_size"] - 2)  # the digits of another Sudoku
-        if config.brief and "steps" in given:
-            part = config.brief / config.steps  # that it has of the preset's steps
-            given.setdefault("brief", round(part * min(max(given["steps"], 0), MOST)))
+        if any(not hasattr(config, name) for name in given):  # a field that the paper does not have
+            config = BeyondConfig(**dataclasses.asdict(config))
+        if isinstance(config, BeyondConfig):
+            if config.columns and "seq_len" in given:
+                given.setdefault("columns", math.isqrt(given["seq_len"]))  # a square, another size
+            if config.symbols > 1 and "vocab_size" in given:
+                given.setdefault("symbols", given["vocab_size"] - 2)  # the digits of another Sudoku
+            if config.two_step_phase and "steps" in given:
+                part = config.two_step_phase / config.steps  # that it has of the preset's steps
+                given.setdefault("two_step_phase", round(part * min(given["steps"], MOST)))
+        for name, value in given.items():
+            least = LEAST.get(name, 1 if isinstance(getattr(config, name), int) else 0)
+            if isinstance(value, (int, float)) and not least <= value <= MOST:
+                raise ValueError(f"{name} must be in {least}..{MOST}, not {value}")
         config = dataclasses.replace(config, **given)
         if not config.expansion > 0:
             raise ValueError(f"expansion must be above 0, not {config.expansion}")
-        for name, value in given.items():
-            if isinstance(value, int) and value > MOST and name != "seed":
-                raise ValueError(f"{name} must be at most {MOST}, not {value}")
     except ValueError as e:
         p.error(str(e))
     kind = PRESETS[args.preset].kind
@@ -165,7 +177,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
         p.useless(args, "allow_copies eval_puzzles", "for ARC")
     else:
         p.useless(args, "eval_copies", f"for {kind}")
-    p.useless(args, "num_puzzles", "here: the data decides")
+    p.useless(args, "num_puzzle_ids", "here: the data decides")
     if kind != "maze":
         p.useless(args, "augment_mazes", f"for {kind}")
     if kind != "sudoku":
@@ -208,9 +220,9 @@ def run(args: argparse.Namespace, config: Config) -> None:
     with cost.advice_on_memory(1, ""):
         state = State(task.config, device)
     remark = read_checkpoint(start, state, task.about) if start else ""
-    if " -> " in remark and ranks()[0] == 0:
+    if " -> " in remark and rank_and_world()[0] == 0:
         warn(f"{start} goes on with other settings{remark}; give the same flags if that is a slip")
-    if ranks()[0] == 0:
+    if rank_and_world()[0] == 0:
         say(headline(task, state))
     if cost.wants_compilation(args.compile, device, task.config):
         cost.compile_net(state.model, cost.pieces(task.config))
@@ -219,18 +231,18 @@ def run(args: argparse.Namespace, config: Config) -> None:
         return rehearse(task, state, out, schedule)
 
     with entered(out, given, start, args.overwrite) as said:
-        if ranks()[0] == 0:
+        if rank_and_world()[0] == 0:
             if start:
                 said += f"resumed   {start}, step {state.step:,}{remark}\n"
             say(said, end="")
             start_metrics(out / "metrics.csv", state.step)
-        page = Live(html, task, out) if html and ranks()[0] == 0 else None
+        page = Live(html, task, out) if html and rank_and_world()[0] == 0 else None
         begun, first, monitor = time.time(), state.step, Monitor(out, task, schedule, page)
         with signals.later(), cost.advice_on_memory(cost.pieces(config), "--micro_batch"):
             tinytrm.train(task.config, task.train, state=state, on_step=monitor)
         with signals.at_once("stopped while evaluating, all saved; go on with --resume"):
             how = monitor.trained(state)
-            if ranks()[0] == 0:
+            if rank_and_world()[0] == 0:
                 save_model(out / "model.pt", state.ema, **monitor.extra(state))
                 say(trained(state, monitor, first, time.time() - begun, out))
             result, seen = report(args, task, state, out, how)
@@ -291,7 +303,7 @@ def report(args: argparse.Namespace, task: Task, state: State, out: Path, how: d
     if task.kind == "arc":
         result["remarks"].append(f"by up to {1 + copies} votes for a question; all copies vote in "
                                  f"python evaluate.py {out}")
-    if ranks()[0] == 0:
+    if rank_and_world()[0] == 0:
         if task.render:
             say(thinking(task, state.ema))
         say(describe(result))
@@ -299,7 +311,7 @@ def report(args: argparse.Namespace, task: Task, state: State, out: Path, how: d
         more = [rollouts(task, state.ema, 8)] if task.disguise else []
         if task.keeps_rules:
             more.append(search(task, state.ema, 64, 2))
-        if ranks()[0] == 0:
+        if rank_and_world()[0] == 0:
             name = f"{args.preset}-seed{task.config.seed}"
             for other in more:
                 say(describe(other))  # so that it is not lost if the record cannot be written
@@ -309,9 +321,10 @@ def report(args: argparse.Namespace, task: Task, state: State, out: Path, how: d
 
 def headline(task: Task, state: State) -> str:
     """What is about to be trained, on what."""
-    config, device, world = task.config, state.carry.ids.device, ranks()[1]
+    config, device, world = task.config, state.slots.ids.device, rank_and_world()[1]
     parameters = sum(p.numel() for p in state.model.parameters())
-    table = f" and a {config.num_puzzles:,}-row puzzle table" if config.num_puzzles > 1 else ""
+    rows = config.num_puzzle_ids
+    table = f" and a {rows:,}-row puzzle table" if rows > 1 else ""
     where = f"{cost.dtype_name(config, device)} on {device.type}"
     where += f", {world} processes" if world > 1 else ""
     held = f"{len(task.test):,} held out" if task.test else f"{len(task.corpus.asked)} tasks asked"

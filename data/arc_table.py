@@ -211,7 +211,7 @@ class ArcPuzzles:
         """Raise ValueError unless a model of this `tinytrm.Config` can train on these puzzles."""
         for what, mine, model in (("cells", self.side**2, config.seq_len),
                                   ("tokens", TOKENS, config.vocab_size),
-                                  ("puzzle ids", len(self.table), config.num_puzzles)):
+                                  ("puzzle ids", len(self.table), config.num_puzzle_ids)):
             if mine != model:
                 raise ValueError(f"ARC puzzles have {mine} {what}, the model {model}")
 

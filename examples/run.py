@@ -31,6 +31,7 @@ from examples.tasks import LOOKS, TASKS, split
 from support.console import Parser, count, count_or_none, guarded, say
 from support.scoring import beside
 from tinytrm import TRM, Config, Puzzles, solve, train
+from tinytrm_beyond import for_data
 
 AFTER = (1, 2, 4, 8, 16, 64)  # supervision steps whose accuracy is reported
 SHOWN = 6  # steps of one answer
@@ -49,7 +50,7 @@ def parser() -> Parser:
     p.add_argument("--baseline", action="store_true", help="train a plain transformer, too, with "
                    "as many parameters and as many seconds")
     p.add_argument("--steps", type=count, metavar="N", help="steps of the optimizer (what "
-                   "Config.for_data says)")
+                   "for_data says)")
     p.add_argument("--set", type=field, nargs="+", action="extend", metavar="FIELD=VALUE",
                    help="other fields of tinytrm.Config")
     p.add_argument("--json", action="store_true", help="print one line of JSON for each model, and "
@@ -105,9 +106,9 @@ def learn(name: str, seed: int, fields: dict[str, Any], baseline: bool, quiet: b
     """Train on a task: the model, the held-out rows, and a result that JSON can hold."""
     data: tuple[Any, ...] = split(name, seed)
     puzzles, asked = (Puzzles(*rows) for rows in data)
-    config = Config.for_data(puzzles, seed=seed, **fields)
+    config = for_data(puzzles, seed=seed, **fields)
     begun = time.perf_counter()
-    model = train(config, puzzles, on_step=False if quiet else None)
+    model = train(config, puzzles, **dict(on_step=None) if quiet else {})
     seconds = time.perf_counter() - begun
     answers = solve(model, asked.inputs, asked.ids).answers
     by_step = tinytrm.evaluate(model, asked, steps=max(AFTER))["by_step"]
@@ -160,7 +161,7 @@ def story(name: str, model: TRM, puzzles: Puzzles) -> str:
     right, the one that took longest to come right; if there is none, the first."""
     inputs, labels, ids = (torch.from_numpy(t[:100].astype(np.int64)) for t in (
         puzzles.inputs, puzzles.labels, puzzles.ids))
-    answers = torch.stack([a for a, *_ in tinytrm.think(model, inputs, ids)])  # (S, rows, cells)
+    answers = torch.stack([a for a, *_ in model.think(inputs, ids)])  # (S, rows, cells)
     right = ((answers == labels) | (labels == 0)).all(-1).numpy()
     row = int(np.where(right[-1], right.argmax(0), -1).argmax())
     steps, wanted = answers[:, row].numpy(), labels[row].numpy()
@@ -176,7 +177,7 @@ def story(name: str, model: TRM, puzzles: Puzzles) -> str:
         pictures.append([said, *draw(np.where(wanted > 0, steps[k], -1), answer, columns, wrong)])
     if not right[-1, row]:
         pictures.append(["wanted", *draw(np.where(wanted > 0, wanted, -1), answer, columns)])
-    rule = f" under rule {ids[row]}" if model.config.num_puzzles > 1 else ""
+    rule = f" under rule {ids[row]}" if model.config.num_puzzle_ids > 1 else ""
     return f"held-out row {row + 1}{rule}; x = wrong\n\n{arrange(pictures)}"
 
 

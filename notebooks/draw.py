@@ -259,10 +259,8 @@ def slow(model: Any, inputs: np.ndarray, labels: np.ndarray, wanted: int = 8) ->
     """Which of the puzzles (N, cells) takes about so many steps until its answer stays right."""
     import torch
 
-    import tinytrm
-
     x = torch.from_numpy(inputs.astype(np.int64))
-    answers = np.stack([a.numpy() for a, *_ in tinytrm.think(model, x, x[:, 0] * 0)])
+    answers = np.stack([a.numpy() for a, *_ in model.think(x, x[:, 0] * 0)])
     wrong = (answers != labels).any(2)  # (steps, N)
     needed = np.where(wrong[-1], -len(wrong), len(wrong) + 1 - wrong[::-1].argmax(0))
     return int(np.abs(np.where(wrong.any(0), needed, 1) - wanted).argmin())

@@ -19,11 +19,11 @@ import tinytrm
 from data.files import patiently, sha256
 from support.folders import REPLACED, checkpoints, unfinished
 from support.processes import first_said
-from tinytrm import TRM, State, ranks
+from tinytrm import TRM, State, rank_and_world
 
 MAY_CHANGE = ("steps", "micro_batch", "eval_steps")  # of Config, from part to part
 # These, too, as after a NaN one must, or for another number of steps; the log names them.
-MAY_MEND = ("lr", "puzzle_lr", "dtype", "brief")
+MAY_MEND = ("lr", "puzzle_lr", "dtype", "two_step_phase")
 # Entries of Task.about, which may not, and what it is where a checkpoint does not say.
 SAME_DATA = dict(kind=None, sha256=None, split=None, augmented=None, hints=0.0)
 
@@ -40,7 +40,7 @@ def write_checkpoint(out: Path, state: State, last: int = 2, **extra: Any) -> No
         good = checkpoints(out)
         raise ValueError(f"the weights are not finite at step {state.step}, so they are not saved; "
                          f"the last good checkpoint is {good[-1] if good else 'none'}")
-    rank, world = ranks()
+    rank, world = rank_and_world()
     final = out / f"checkpoint-{state.step:08d}"
     folder = unfinished(final)
 
@@ -51,7 +51,7 @@ def write_checkpoint(out: Path, state: State, last: int = 2, **extra: Any) -> No
             weights = {k: v for k, v in state.model.state_dict().items() if k != "puzzle_table"}
             write_synced(folder / "state.pt", dict(weights=weights, step=state.step,
                                                    optimizer=state.optimizer.state_dict()))
-        write_synced(folder / f"carry-{rank}.pt", dict(vars(state.carry)))
+        write_synced(folder / f"carry-{rank}.pt", dict(vars(state.slots)))
 
     def publish() -> None:
         files = {f.name: sha256(f) for f in sorted(folder.glob("*.pt"))}
@@ -130,7 +130,10 @@ def load_model(path: Path) -> TRM:
         found = checkpoints(path)
         raise FileNotFoundError(f"{file}: no such model" + (
             f"; the run has not ended, but there is {found[-1]}" if found else ""))
-    model = tinytrm.load(file)
+    try:
+        model = tinytrm.load(file)
+    except Exception as e:  # a torn zip, a refused pickle, foreign content: a dozen kinds of error
+        raise ValueError(f"{file}: not a usable model: {' '.join(str(e).split())[:200]}") from None
     finite = all(bool(t.isfinite().all()) for t in model.state_dict().values())
     if not finite or zipfile.ZipFile(file).testzip():  # compares checksums; torch.load does not
         raise ValueError(f"{file}: not a usable model: its weights are damaged")
@@ -163,7 +166,7 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
     about: the data to go on with. Raises ValueError if a file is damaged or missing, or belongs to
     another config or other data.
     """
-    rank, world = ranks()
+    rank, world = rank_and_world()
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         then, files = manifest["world"], manifest["files"]
@@ -200,5 +203,5 @@ def read_checkpoint(folder: Path, state: State, about: dict | None = None) -> st
     if carry is None:
         return f"{remark}, by {then} processes: the puzzles in thought start anew"
     # As here, device and dtype: the forward pass computes in that of y.
-    state.carry = SimpleNamespace(**{k: v.to(getattr(state.carry, k)) for k, v in carry.items()})
+    state.slots = SimpleNamespace(**{k: v.to(getattr(state.slots, k)) for k, v in carry.items()})
     return remark

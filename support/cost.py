@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ import torch
 import tinytrm
 from support.console import out_of_memory, say, warn
 from support.processes import first_said
-from tinytrm import Config, State, compute_dtype, ranks
+from tinytrm import Config, State, compute_dtype, inner_width, rank_and_world
 
 # The GPU of the estimates: an NVIDIA H100. What it reaches in practice, not what is printed on it.
 CARD, BANDWIDTH = "H100", 2.6e12  # bytes/s
@@ -28,10 +29,15 @@ TRAVELS = {"mlp": (4.0, 1.5), "attention": (7.6, 1.75)}
 # By formula
 
 
+def symbols(config: Config) -> int:
+    """K of tinytrm_beyond.symbols; 1 in the paper."""
+    return getattr(config, "symbols", 1)
+
+
 def products(config: Config) -> tuple[float, float]:
     """FLOPs of the matrix products of one optimizer step, forward calls + 2 x the calls with
     gradient: those along the features, and those along the sequence."""
-    L, D, K, inner = config.length, config.dim, config.symbols, config.inner
+    L, D, K, inner = config.length, config.dim, symbols(config), partial(inner_width, config)
     if config.mixer == "mlp":
         features, sequence = 0, 2 * K * D * 3 * L * inner(L)
     else:
@@ -51,8 +57,8 @@ def flops_per_step(config: Config) -> float:
 def numbers_per_call(config: Config) -> int:
     """Numbers that one call of the network makes on the way, for one puzzle."""
     L, D = config.length, config.dim
-    mix = 3 * config.inner(L) * D if config.mixer == "mlp" else 5 * L * D
-    return config.layers * config.symbols * (mix + 3 * L * config.inner(D))
+    mix = 3 * inner_width(config, L) * D if config.mixer == "mlp" else 5 * L * D
+    return config.layers * symbols(config) * (mix + 3 * L * inner_width(config, D))
 
 
 def seconds_per_step(config: Config, gpus: int) -> tuple[float, float]:
@@ -72,23 +78,23 @@ def hours(config: Config, gpus: int) -> tuple[float, float]:
 
 def shapes(config: Config) -> dict[str, tuple[int, int]]:
     """The matrices of one layer, (out, in)."""
-    L, D, inner = config.length, config.dim, config.inner
+    L, D, inner = config.length, config.dim, partial(inner_width, config)
     mlp = dict(mix_in=(2 * inner(L), L), mix_out=(L, inner(L)))
     mix = mlp if config.mixer == "mlp" else dict(mix_in=(3 * D, D), mix_out=(D, D))
-    meet = dict(meet=(D, D)) if config.symbols > 1 else {}
-    return dict(**mix, gate_up=(2 * inner(D), D), down=(D, inner(D)), **meet)
+    symbol = dict(mix_symbols=(D, D)) if symbols(config) > 1 else {}
+    return dict(**mix, gate_up=(2 * inner(D), D), down=(D, inner(D)), **symbol)
 
 
 def parameters(config: Config) -> int:
     """Trained numbers of the network, without the puzzle table, and without making them."""
     layer, D = sum(out * k for out, k in shapes(config).values()), config.dim
-    rows = min(config.vocab_size, config.vocab_size - config.symbols + 2)  # as in TRM
+    rows = min(config.vocab_size, config.vocab_size - symbols(config) + 2)  # as in SymbolTRM
     return config.layers * layer + 2 * rows * D + 2 * D + 2
 
 
 def dry_run(config: Config, gpus: int, price: float) -> None:
     """Print parameters, FLOPs, steps, hours and dollars. Raises ValueError."""
-    network, rows, cycle = parameters(config), config.num_puzzles, config.n + 1
+    network, rows, cycle = parameters(config), config.num_puzzle_ids, config.n + 1
     say(f"parameters  {network:,} in the network, {network + rows * config.dim:,} with the "
         f"{rows:,}-row puzzle table\n"
         f"FLOPs       {flops_per_step(config):.3g} a step: {config.batch_size} puzzles, "
@@ -119,11 +125,11 @@ def fits_in_memory(config: Config, device: torch.device) -> None:
     else:
         return
     # Weights, their gradients, two moments, the average, in float32; the table is not copied.
-    weights = here * (20 * parameters(config) + 4 * config.num_puzzles * config.dim) / 2**30
+    weights = here * (20 * parameters(config) + 4 * config.num_puzzle_ids * config.dim) / 2**30
     if weights > have:
         raise ValueError(f"the model's weights and their optimizer need {weights:.0f} GiB, there "
                          f"are {have:.0f}: lower dim, layers, expansion, seq_len, vocab_size or "
-                         "num_puzzles")
+                         "num_puzzle_ids")
     batch = pieces(config)
     one = 2 * (config.n + 1) * numbers_per_call(config) + 8 * config.seq_len * config.vocab_size
     needed = here * batch * one / 2**30
@@ -136,7 +142,7 @@ def fits_in_memory(config: Config, device: torch.device) -> None:
 
 def pieces(config: Config) -> int:
     """Puzzles in one backward pass of one process."""
-    share = config.batch_size // ranks()[1]
+    share = config.batch_size // rank_and_world()[1]
     return min(config.micro_batch or share, share)
 
 
@@ -184,7 +190,7 @@ def describe_device(device: torch.device) -> str:
 
 def hardware(device: torch.device) -> str:
     """What all processes run on."""
-    processes = f"{ranks()[1]} x " if ranks()[1] > 1 else ""
+    processes = f"{rank_and_world()[1]} x " if rank_and_world()[1] > 1 else ""
     return processes + describe_device(device) + threads(device)
 
 
@@ -212,7 +218,7 @@ def wants_compilation(flag: bool | None, device: torch.device, config: Config | 
         return bool(flag)
     if config is None:
         return True
-    eager, compiled = hours(config, ranks()[1])
+    eager, compiled = hours(config, rank_and_world()[1])
     return 3600 * (eager - compiled) > 60 or config.steps >= 10_000
 
 
@@ -240,7 +246,7 @@ def compile_net(model: tinytrm.TRM, batch: int, training: bool = True) -> bool:
         problem = " ".join(str(e).split())[:100]
     if problem := first_said(problem):
         model.net = plain  # type: ignore[method-assign]
-        if ranks()[0] == 0:
+        if rank_and_world()[0] == 0:
             warn(f"--compile found no working compiler, going on without: {problem}")
     return model.net is not plain
 
@@ -253,7 +259,7 @@ def bench(config: Config, device: torch.device, name: str, seconds: float, gpus:
     """Print steps/s, puzzles/s (supervision steps of one puzzle), FLOP/s of the matrix products,
     their share of what this machine reaches at those shapes, and peak memory, for the share that
     one of `gpus` processes has of the batch, plain and compiled. Raises ValueError."""
-    config = dataclasses.replace(config, num_puzzles=min(config.num_puzzles, 100_000),
+    config = dataclasses.replace(config, num_puzzle_ids=min(config.num_puzzle_ids, 100_000),
                                  batch_size=max(1, config.batch_size // gpus))
     fits_in_memory(config, device)
     cells = (config.batch_size, config.seq_len)
@@ -272,7 +278,8 @@ def bench(config: Config, device: torch.device, name: str, seconds: float, gpus:
                 ready = time.perf_counter() - begun
         peak = max(peak, matmul_peak(config, device))  # before and after: clocks change
         lines.append((how, float(np.median(times[3:])), ready, memory_used(device)))
-    width = f"{config.symbols} x " * (config.symbols > 1) + str(config.dim)
+    K = symbols(config)
+    width = f"{K} x " * (K > 1) + str(config.dim)
     say(f"bench     {name}: {config.mixer} mixer, {config.length} positions, D {width}, n "
         f"{config.n}, T {config.T}, batch {config.batch_size}, {dtype_name(config, device)} on "
         f"{describe_device(device)}{threads(device)}\n"
@@ -297,8 +304,9 @@ def matmul_peak(config: Config, device: torch.device) -> float:
     B, L, D, dtype = config.batch_size, config.length, config.dim, compute_dtype(config, device)
     rates = []
     for name, (out, fan_in) in shapes(config).items():
-        along_sequence = config.mixer == "mlp" and name.startswith("mix")
-        columns = B * (D if along_sequence else L) * (1 if name == "meet" else config.symbols)
+        along_sequence = config.mixer == "mlp" and name in ("mix_in", "mix_out")
+        columns = B * (D if along_sequence else L)
+        columns *= 1 if name == "mix_symbols" else symbols(config)
         weight, h = torch.randn(out, fan_in), torch.randn(fan_in, columns)
         # Features last, as in F.linear; the mixing along the sequence multiplies from the left.
         product = (weight, h) if along_sequence else (h.T.contiguous(), weight.T)

@@ -25,10 +25,10 @@ from support.folders import checkpoints
 from support.processes import agree
 from support.scoring import Seen, score
 from support.tasks import Task
-from tinytrm import State, ranks
+from tinytrm import State, rank_and_world
 
 METRICS = ("loss", "answer_loss", "halting_loss", "count",
-           "exact_accuracy", "cell_accuracy", "halt_accuracy", "steps")
+           "exact_accuracy", "cell_accuracy", "steps")
 HEADER = ["step", "seconds", "lr", *METRICS, "held_out_exact"]
 LONG, LOOKS = 600, 20  # seconds that make a run a long one, which is evaluated so many times
 SYNC = 10  # steps; only so often are figures fetched, and the other processes asked
@@ -61,7 +61,7 @@ class Monitor:
         self.milestones = {steps * k // (schedule.milestones + 1)
                            for k in range(1, schedule.milestones + 1)}
         self.pending: list[Tensor] = []
-        rows = read_metrics(out / "metrics.csv") if ranks()[0] == 0 else []
+        rows = read_metrics(out / "metrics.csv") if rank_and_world()[0] == 0 else []
         self.before = float(rows[-1]["seconds"]) if rows else 0.0
         self.asked = len(task.test) if task.test else 0
         kept = kept_in(out / "best.pt")
@@ -83,12 +83,12 @@ class Monitor:
         look = step % self.look_every == 0 or (last and self.schedule.eval_every is None)
         save = step % self.schedule.save_every == 0
         if not (step % SYNC == 0 or look or save or last or step in self.milestones
-                or (signals.number and ranks()[1] == 1)):
+                or (signals.number and rank_and_world()[1] == 1)):
             return
         rows, held_out, seen = self.collect(state), {}, Seen() if self.page else None
         if look and self.is_worth_a_look(state):
             held_out = self.evaluate(state, seen)
-        if ranks()[0] == 0:
+        if rank_and_world()[0] == 0:
             with forgiven():
                 self.log(state, rows, held_out.get("exact_accuracy", ""), last)
                 if step in self.milestones:
@@ -116,7 +116,7 @@ class Monitor:
         """Figures (steps, METRICS) since the last time, summed over processes. Raises ValueError if
         one is not finite."""
         rows = torch.stack(self.pending)
-        if ranks()[1] > 1:
+        if rank_and_world()[1] > 1:
             dist.all_reduce(rows)
         rows = rows.cpu().double()
         bad = (~rows.isfinite().all(1)).nonzero()
@@ -134,7 +134,7 @@ class Monitor:
             return True
         if self.since is None:
             return False
-        return agree(self.config.steps / self.speed(state) > LONG, state.carry.ids.device)
+        return agree(self.config.steps / self.speed(state) > LONG, state.slots.ids.device)
 
     def evaluate(self, state: State, seen: Seen | None) -> dict:
         """The averaged weights on the held-out sample; the best are kept. Fills `seen`."""
@@ -142,13 +142,13 @@ class Monitor:
         # Alone, a signal ends the evaluation here, and the training once the step is saved. Of
         # several processes the others would wait for us.
         with suppress(Stopped):
-            if ranks()[1] > 1:
+            if rank_and_world()[1] > 1:
                 result = score(self.task, state.ema, copies=0, seen=seen)
             else:
                 with signals.at_once(""):
                     result = score(self.task, state.ema, copies=0, seen=seen)
         right = result.get("exact_accuracy", "")
-        if ranks()[0] == 0 and right != "" and right > self.best:
+        if rank_and_world()[0] == 0 and right != "" and right > self.best:
             with forgiven():
                 self.keep("best.pt", state, step=state.step, held_out=right,
                           asked=self.asked)
@@ -166,12 +166,12 @@ class Monitor:
 
     def trained(self, state: State) -> dict[str, Any]:
         """How the model came about: steps, seconds, and what it ran on, one after the other."""
-        device, resumed = state.carry.ids.device, getattr(state.ema, "extra", None)
+        device, resumed = state.slots.ids.device, getattr(state.ema, "extra", None)
         was = (resumed or {}).get("trained", {})
         earlier = was.get("hardware", [] if resumed is None else ["unknown"])
         before = max(self.before, was.get("seconds", 0.0))  # in another folder the log is new
         here, hours = hardware(device), (time.time() - self.started) / 3600
-        gpus = ranks()[1] if device.type == "cuda" else 0
+        gpus = rank_and_world()[1] if device.type == "cuda" else 0
         return dict(steps=state.step, seconds=round(before + self.seconds(), 2),
                     hardware=[*(h for h in earlier if h != here), here],
                     gpu_hours=was.get("gpu_hours", 0.0) + gpus * hours, price=self.schedule.price,
@@ -210,7 +210,7 @@ class Monitor:
 
     def outlook(self, state: State, left: int) -> str:
         """Time left, when it ends, memory, and on a GPU what it has cost so far."""
-        device = state.carry.ids.device
+        device = state.slots.ids.device
         words = [f"{timedelta(seconds=left)} left"]
         if left > LONG:
             words.append(time.strftime("ends %a %H:%M", time.localtime(time.time() + left)))
@@ -221,25 +221,25 @@ class Monitor:
 
     def save_or_stop(self, state: State, due: bool, last: bool) -> None:
         """A checkpoint when one is due, and when a signal has come."""
-        device, now = state.carry.ids.device, time.time()
+        device, now = state.slots.ids.device, time.time()
         stop = agree(bool(signals.number), device)
         late = agree(now - self.saved > 60 * self.schedule.save_minutes, device)
         if due or stop or late:
             try:
                 write_checkpoint(self.out, state, self.schedule.save_last, **self.extra(state))
                 self.saved = time.time()
-                if ranks()[0] == 0 and self.saved - now > 1:
+                if rank_and_world()[0] == 0 and self.saved - now > 1:
                     say(f"checkpoint at step {state.step:,} took {self.saved - now:.1f} s")
             except OSError as e:
                 if last:  # then at least the result, which is smaller
-                    if ranks()[0] == 0:
+                    if rank_and_world()[0] == 0:
                         with suppress(OSError):
                             save_model(self.out / "model.pt", state.ema, **self.extra(state))
                     agree(False, device)  # the others wait for it
                 if last or stop:
                     raise
                 self.saved = time.time()  # and not again at the next step
-                if ranks()[0] == 0:
+                if rank_and_world()[0] == 0:
                     warn(f"{e}; training goes on")
         if stop and not last:
             raise Stopped(signals.number or 15, f"stopped at step {state.step:,}, all saved; go on "

@@ -49,7 +49,7 @@ def load_official(source: dict | str | Path, *, seq_len: int, n: int, T: int, **
     length = len(mix_out) if mlp else seq_len + fields.get("puzzle_tokens", 16)
     weights.setdefault("puzzle_table", torch.zeros(1, D))
     sizes = dict(vocab_size=V, dim=D, seq_len=seq_len, n=n, T=T, puzzle_tokens=length - seq_len,
-                 mixer="mlp" if mlp else "attention", num_puzzles=len(weights["puzzle_table"]),
+                 mixer="mlp" if mlp else "attention", num_puzzle_ids=len(weights["puzzle_table"]),
                  layers=sum(key.endswith(".down") for key in weights))
     model = TRM(Config(**{**sizes, **fields}))
     try:
@@ -77,6 +77,6 @@ def official_task(file: Path, name: str, data: Path | None, identifiers: Path | 
         raise ValueError("--official for ARC needs --identifiers, which says what puzzle each row "
                          "of its table stands for")
     corpus = arc.corpus(name, data)
-    table = arc.table_from_identifiers(identifiers, corpus.tasks, rows=model.config.num_puzzles)
+    table = arc.table_from_identifiers(identifiers, corpus.tasks, rows=model.config.num_puzzle_ids)
     return model, Task("arc", model.config, None, None, dict(sha256=table.sha256()), corpus=corpus,
                        table=table)

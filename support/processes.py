@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from tinytrm import TRM, ranks
+from tinytrm import TRM, rank_and_world
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)  # process 0 may have to download or to make data meanwhile
@@ -51,6 +51,8 @@ def device_of(model: TRM) -> torch.device:
 def join_processes(device: torch.device) -> None:
     """Under torchrun, meet the other processes; alone, do nothing."""
     global _store
+    import torch.distributed.nn  # noqa: F401  # before they meet: else gloo's threads abort the exit (AdamW
+    # imports it at its first step, and then it keeps the group)
     if "LOCAL_RANK" not in os.environ:
         return
     env = os.environ
@@ -81,7 +83,7 @@ def rank_0_first(function: Callable[..., T], *args: Any) -> T:
 def from_rank_0(function: Callable[..., T], *args: Any) -> T:
     """What the function returns in process 0, where alone it is called, in every process; or the
     error that it raises there: on GPUs others would wait for process 0 until they are killed."""
-    rank, world = ranks()
+    rank, world = rank_and_world()
     said: list[Any] = [None, None]
     if rank == 0:
         try:
@@ -97,7 +99,7 @@ def from_rank_0(function: Callable[..., T], *args: Any) -> T:
 
 def agree(flag: bool, device: torch.device) -> bool:
     """True in every process if it is true in any."""
-    if ranks()[1] == 1:
+    if rank_and_world()[1] == 1:
         return flag
     votes = torch.tensor(float(flag), device=device)
     dist.all_reduce(votes)
@@ -106,7 +108,7 @@ def agree(flag: bool, device: torch.device) -> bool:
 
 def first_said(text: str) -> str:
     """The text of the first process whose own is not empty, in every process; else ""."""
-    texts = [text] * ranks()[1]
+    texts = [text] * rank_and_world()[1]
     if len(texts) > 1:
         dist.all_gather_object(texts, text)
     return next(filter(None, texts), "")

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-import tinytrm
 from data import arc, maze, sudoku
 from data.grid import columns_of, side_of
 from support.processes import device_of
@@ -91,8 +90,9 @@ def ask(text: str, kind: str, config: Config, box: sudoku.Box | None = None) -> 
         raise ValueError("--puzzle: an ARC task is more than one grid, and has a puzzle id of its "
                          "own; look at one that the model knows, by --number")
     if kind not in LETTERS:
-        remarks = ("thought about with puzzle id 0",) if config.num_puzzles > 1 else ()
-        return Question("tokens", _numbers(text, config), remarks=remarks, columns=config.columns)
+        remarks = ("thought about with puzzle id 0",) if config.num_puzzle_ids > 1 else ()
+        return Question("tokens", _numbers(text, config), remarks=remarks,
+                        columns=getattr(config, "columns", 0))
     side = side_of(config.seq_len)
     if kind == "maze":
         inputs = _letters(text, side, "maze", dict(zip(maze.CHARACTERS[:-1], range(1, maze.PATH))))
@@ -189,7 +189,7 @@ def think_about(model: TRM, question: Question, steps: int | None = None, halt: 
     device = device_of(model)
     x = torch.from_numpy(np.asarray(question.inputs).astype(np.int64))[None].to(device)
     ids = torch.full((1,), question.id, device=device)
-    thoughts = [*tinytrm.think(model, x, ids, steps, halt)]
+    thoughts = [*model.think(x, ids, steps, halt)]
     done = int(thoughts[-1][2])  # steps until it halted
     answers = np.stack([a[0].cpu().numpy() for a, *_ in thoughts[:done]])
     if question.kind == "arc":  # what lies beyond the grid that a prediction shows says nothing

@@ -28,7 +28,7 @@ from support.monitor import LONG, LOOKS, SYNC, Schedule
 from support.processes import agree, restarted
 from support.scoring import score
 from support.tasks import Task, sample
-from tinytrm import Config, State, ranks
+from tinytrm import Config, State, rank_and_world
 
 WARM, STEPS, AGAIN = 5, 30, 3  # steps to warm up, to time, to do after the checkpoint
 NOTES = "rehearsal.json"
@@ -49,9 +49,9 @@ def rehearse(task: Task, state: State, out: Path, schedule: Schedule) -> None:
         if not may_restart():  # else we go on from what is in it
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    if ranks()[0] == 0:
+    if rank_and_world()[0] == 0:
         shutil.rmtree(folder)
-        report(task, notes, schedule, lost, state.carry.ids.device)
+        report(task, notes, schedule, lost, state.slots.ids.device)
 
 
 class Checked:
@@ -72,7 +72,7 @@ def may_restart() -> bool:
 
 def perform(task: Task, state: State, folder: Path) -> tuple[str, dict[str, Any]]:
     """What became of the process that was to be lost, and what was measured."""
-    (rank, world), device = ranks(), state.carry.ids.device
+    (rank, world), device = rank_and_world(), state.slots.ids.device
     puzzles: Any = Checked(task.train, task.config)
     loses_one = world > 1 and may_restart()
     if restarted() and checkpoints(folder):
@@ -115,7 +115,7 @@ def digest(state: State) -> str:
 
 def first_half(task: Task, state: State, puzzles: Any, folder: Path) -> dict[str, Any]:
     """Steps and a checkpoint; what was measured."""
-    rank, device = ranks()[0], state.carry.ids.device
+    rank, device = rank_and_world()[0], state.slots.ids.device
     if rank == 0:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -135,7 +135,7 @@ def first_half(task: Task, state: State, puzzles: Any, folder: Path) -> dict[str
 def report(task: Task, notes: dict[str, Any], schedule: Schedule, lost: str, device: torch.device
            ) -> None:
     """Print it all. Raises ValueError for what must not be."""
-    world = ranks()[1]
+    world = rank_and_world()[1]
     config, step, price = task.config, notes["step"], schedule.price
     training = config.steps * step
     looks = LOOKS if training > LONG else 1.0

@@ -87,8 +87,8 @@ def look(name: str, model: TRM, puzzles: Puzzles, steps: int | None = None, *,
     0 .. V - 1 is written (default: as a number). Raises ValueError.
     """
     cells, V = model.config.seq_len, model.config.vocab_size
-    if not columns and model.config.columns and cells % model.config.columns == 0:
-        columns = model.config.columns
+    if not columns:
+        columns = getattr(model.config, "columns", 0)
     if columns and (columns < 1 or cells % columns):
         raise ValueError(f"columns {columns}: rows of so many do not make {cells} cells")
     for what, given, count in (("names", names, len(puzzles)), ("symbols", symbols, V)):
@@ -269,13 +269,13 @@ def facts(task: Task, model: TRM, rows: list[dict[str, str]], trained: dict | No
     c, device = model.config, device_of(model)
     found = [["parameters", f"{sum(p.numel() for p in model.parameters()):,}"],
              ["network", f"{c.layers} layers, {c.mixer} mixer (how cells see each other), "
-                         f"dim {f'{c.symbols} x ' * (c.symbols > 1)}{c.dim}"],
+                         f"dim {f'{cost.symbols(c)} x ' * (cost.symbols(c) > 1)}{c.dim}"],
              ["in one step", f"n = {c.n} times the scratchpad, then the answer; all this "
                              f"T = {c.T} {'time' if c.T == 1 else 'times'}"],
              ["steps", f"trained with at most {c.N_sup} a puzzle (N_sup), thinks "
                        f"{steps or c.eval_steps} here"]]
-    if c.num_puzzles > 1:
-        found.append(["puzzle table", f"{c.num_puzzles:,} rows"])
+    if c.num_puzzle_ids > 1:
+        found.append(["puzzle table", f"{c.num_puzzle_ids:,} rows"])
     how = trained or getattr(model, "extra", {}).get("trained")
     if not isinstance(how, dict) or not {"steps", "seconds"} <= how.keys():
         how = {}  # a word of its own, of another program than train.py

@@ -16,7 +16,7 @@ from data.grid import Random
 from support.processes import device_of
 from support.scoring import batch_of, keep_best
 from support.tasks import Task
-from tinytrm import TRM, ranks
+from tinytrm import TRM, rank_and_world
 
 SELECTIONS = {
     "q": "the last answer with the highest q",
@@ -37,7 +37,7 @@ def rollouts(task: Task, model: TRM, count: int, noise: float = 0, copies: bool 
     puzzle (2601.19085). Returns {selection: {number of rollouts: accuracy}} as `rollouts`;
     "rules", which alone knows more than the model, only where the task says what they are.
     """
-    (rank, world), test, numbers = ranks(), task.test, shown(count)
+    (rank, world), test, numbers = rank_and_world(), task.test, shown(count)
     selections = [s for s in SELECTIONS if s != "rules" or task.keeps_rules]
     right = torch.zeros(len(selections), len(numbers), device=device_of(model))
     steps, batch_size = steps or model.config.eval_steps, batch_size or batch_of(model)
@@ -73,7 +73,7 @@ def search(task: Task, model: TRM, count: int, guesses: int, steps: int | None =
     that was wrong is forgotten at the next. NOTE(paper): not in it, and it needs a task that says
     what its rules are. Returns what `rollouts` does, and `mean_rollouts`.
     """
-    (rank, world), test, steps = ranks(), task.test, steps or model.config.eval_steps
+    (rank, world), test, steps = rank_and_world(), task.test, steps or model.config.eval_steps
     if not task.keeps_rules or not task.disguise:
         raise ValueError("guesses are for Sudoku alone, where an answer can be checked")
     right, used = torch.zeros(count, device=device_of(model)), 0
@@ -128,7 +128,7 @@ def draws(k: int, rows: np.ndarray) -> Random:
 class Rollout(NamedTuple):
     """What thinking once about B puzzles has brought."""
 
-    last: np.ndarray  # (B, cells) answers after all steps, those that `tinytrm.think` keeps
+    last: np.ndarray  # (B, cells) answers after all steps, those that `TRM.think` keeps
     first: np.ndarray  # (B, cells) answers when it was first sure, q > 0
     q: np.ndarray  # (B,) of `last`
     when: np.ndarray  # (B,) steps until it was sure, infinite where it never was

@@ -17,7 +17,7 @@ import tinytrm
 from data import arc
 from support.processes import device_of
 from support.tasks import Task
-from tinytrm import TRM, Puzzles, ranks
+from tinytrm import TRM, Puzzles, rank_and_world
 
 MOST = 200_000_000  # numbers that may be kept of what was thought
 
@@ -46,7 +46,7 @@ def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
         if seen:
             seen.votes = votes
         return arc_result(task, votes, count)
-    test, (rank, world) = task.test, ranks()
+    test, (rank, world) = task.test, rank_and_world()
     steps = steps or model.config.eval_steps
     wanted = seen is not None and world == 1 and not halt and steps * test.inputs.size <= MOST
     listening: AbstractContextManager[list] = nullcontext([])  # with halt, batches shrink
@@ -81,7 +81,7 @@ def batch_of(model: TRM) -> int:
 def shared(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool = False,
            batch_size: int = 256) -> dict:
     """What `tinytrm.evaluate` returns; processes share the work, and each puzzle counts once."""
-    rank, world = ranks()
+    rank, world = rank_and_world()
     if world == 1:
         return tinytrm.evaluate(model, puzzles, steps, halt, batch_size)
     many, rows = len(range(rank, len(puzzles), world)), slice(rank, None, world)
@@ -100,7 +100,7 @@ def shared(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool = 
 @contextmanager
 def overheard(model: TRM, steps: int, each: bool = True
               ) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
-    """The answers (B, cells) and q (B,) that `tinytrm.think` yields, where batches take so many
+    """The answers (B, cells) and q (B,) that `TRM.think` yields, where batches take so many
     steps in here: after each of these, or after the last."""
     thoughts: list[tuple[np.ndarray, np.ndarray]] = []
     small, step = np.uint8 if model.config.vocab_size <= 256 else np.int32, 0
@@ -123,9 +123,9 @@ def overheard(model: TRM, steps: int, each: bool = True
 
 def keep_best(model: TRM, best: tuple[Tensor, Tensor] | None, answers: Tensor, q: Tensor
               ) -> tuple[Tensor, Tensor]:
-    """The answers (B, cells) and q (B,) that `tinytrm.think` keeps after a step that gave these;
+    """The answers (B, cells) and q (B,) that `TRM.think` keeps after a step that gave these;
     best: what it kept before, None in the first step."""
-    if best is None or model.config.keep == "last":
+    if best is None or getattr(model.config, "keep", "last") == "last":
         return answers, q
     new = q > best[1]
     return torch.where(new[:, None], answers, best[0]), torch.where(new, q, best[1])
@@ -140,7 +140,7 @@ def by_step(thoughts: list, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 def total(number: float, model: TRM) -> float:
     """The sum of every process's number."""
-    if ranks()[1] == 1:
+    if rank_and_world()[1] == 1:
         return number
     numbers = torch.tensor(number, device=device_of(model))
     dist.all_reduce(numbers)
@@ -154,7 +154,7 @@ def total(number: float, model: TRM) -> float:
 def vote(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
          copies: int | None = None, batch_size: int = 256) -> tuple[arc.Votes, int]:
     """All votes, complete in process 0, and the number of predictions."""
-    side, (rank, world) = math.isqrt(model.config.seq_len), ranks()
+    side, (rank, world) = math.isqrt(model.config.seq_len), rank_and_world()
     votes, seen = arc.Votes(task.corpus, task.table, side), 0
     for inputs, ids, meta in arc.queries(task.corpus, task.table, batch_size, side, copies, rank,
                                          world):
@@ -169,7 +169,7 @@ def vote(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
 
 def collect(votes: arc.Votes, chunk: int = 20) -> None:
     """Bring all votes to process 0, a few tasks at a time to keep messages small."""
-    rank, world = ranks()
+    rank, world = rank_and_world()
     asked = [task.name for task in votes.corpus.asked]
     for start in range(0, len(asked), chunk):
         names = set(asked[start:start + chunk])
@@ -185,7 +185,7 @@ def arc_result(task: Task, votes: arc.Votes, seen: int) -> dict:
     """pass@k, with pass@2, the score of ARC-AGI, as exact_accuracy; neither if an answer to score
     against is missing."""
     missing = sum(out is None for t in task.corpus.asked for _, out in t.tests)
-    scored = votes.score() if not missing and ranks()[0] == 0 else {}
+    scored = votes.score() if not missing and rank_and_world()[0] == 0 else {}
     return dict(exact_accuracy=scored.get(2, ""), pass_at=scored, puzzles=len(task.corpus.asked),
                 predictions=seen, missing=missing)
 
@@ -254,7 +254,7 @@ def thinking(task: Task, model: TRM, among: int = 200) -> str:
     for i in range(0, min(among, len(test)), size):
         inputs, ids = (torch.from_numpy(t[i:min(i + size, among)].astype(np.int64))
                        for t in (test.inputs, test.ids))
-        steps = tinytrm.think(model, inputs, ids, model.config.eval_steps)
+        steps = model.think(inputs, ids)
         parts.append(np.stack([a.cpu().numpy() for a, *_ in steps]))
     answers = np.concatenate(parts, 1)
     wrong = (answers != test.labels[:among]).sum(2)  # (steps, puzzles) cells

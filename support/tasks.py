@@ -89,7 +89,7 @@ def reopen(model: TRM, data: Path | None = None) -> Task:
     about = dict(about, data=_portable(path)) if data else about  # what errors and pages name
     if about["kind"] == "arc":
         table = arc.Table(about["tasks"], *(extra["puzzle_ids"][k].numpy() for k in TABLE))
-        if table.sha256() != about["sha256"] or len(table) != config.num_puzzles:
+        if table.sha256() != about["sha256"] or len(table) != config.num_puzzle_ids:
             raise ValueError("the checkpoint's puzzle ids are not those it was trained with: a "
                              "damaged file")
         if data and about["corpus"] == "mini":
@@ -271,7 +271,7 @@ def _open_arc(name: str, config: Config, data: Path | None, arc_copies: int) -> 
     side = side_of(config.seq_len)
     corpus = _corpus(name, data or DATA, side)
     table = arc.build_table(corpus, arc_copies, config.seed)
-    config = dataclasses.replace(config, num_puzzles=len(table))
+    config = dataclasses.replace(config, num_puzzle_ids=len(table))
     about = dict(kind="arc", data="toy tasks" if name == "mini" else _portable(data or DATA),
                  corpus=name, tasks=table.tasks, sha256=table.sha256())
     puzzles = arc.ArcPuzzles(corpus, table, side)

@@ -29,17 +29,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from data import sudoku  # noqa: E402
 from support.console import signals  # noqa: E402
 from tinytrm import Config, Puzzles  # noqa: E402
+from tinytrm_beyond import BeyondConfig  # noqa: E402
 
 # ------------------------------------------------------------------------------------------------
 # A model and puzzles that take milliseconds
 
-TINY = Config(vocab_size=6, seq_len=9, num_puzzles=3, puzzle_tokens=2, dim=16, heads=2,
+TINY = Config(vocab_size=6, seq_len=9, num_puzzle_ids=3, puzzle_tokens=2, dim=16, heads=2,
               width_multiple=8, n=2, T=3, N_sup=4, eval_steps=4, batch_size=8, steps=12, lr=1e-3,
               warmup=2, weight_decay=0.1, puzzle_lr=1e-2, dtype="float32")
 
 
 def tiny(**changes) -> Config:
-    return dataclasses.replace(TINY, **changes)
+    """TINY with changes; a BeyondConfig if one of them is a field that only that has."""
+    if set(changes) <= set(vars(TINY)):
+        return dataclasses.replace(TINY, **changes)
+    return BeyondConfig(**dataclasses.asdict(TINY) | changes)
 
 
 def toy_puzzles(count=20, cells=9, vocab=6, seed=0, ids=3) -> Puzzles:

@@ -30,7 +30,7 @@ def work(changes) -> dict:
 
     def on_step(state, metrics):
         loss = metrics["loss"].clone()
-        if tinytrm.ranks()[1] > 1:
+        if tinytrm.rank_and_world()[1] > 1:
             dist.all_reduce(loss)
         losses.append(loss.item())
 

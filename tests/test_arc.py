@@ -190,7 +190,7 @@ def test_a_model_of_small_tasks_finds_them_again(tmp_path):
 
     config = dataclasses.replace(PRESETS["arc10"].config, dim=16)
     task = tasks.open_task("arc10", config, DATA)
-    assert len(task.table) == task.config.num_puzzles == 85_677
+    assert len(task.table) == task.config.num_puzzle_ids == 85_677
     assert task.train.draw(np.arange(4), 0, lambda k: np.full((4, k), 0.5))[0].shape == (4, 100)
     save(tmp_path / "model.pt", TRM(task.config), **task.extra())
     again = tasks.reopen(load(tmp_path / "model.pt"))
@@ -654,11 +654,11 @@ def test_a_table_of_another_corpus_is_refused(mini):
 
 def test_check_against_a_model_config(mini):
     class Config:
-        seq_len, vocab_size, num_puzzles = SIDE**2, 12, 25
+        seq_len, vocab_size, num_puzzle_ids = SIDE**2, 12, 25
 
     puzzles = ArcPuzzles(mini, build_table(mini, 1), SIDE)
     puzzles.check(Config)
-    for field in ("seq_len", "vocab_size", "num_puzzles"):
+    for field in ("seq_len", "vocab_size", "num_puzzle_ids"):
         with pytest.raises(ValueError, match="the model 7"):
             puzzles.check(type("Wrong", (Config,), {field: 7}))
 

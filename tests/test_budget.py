@@ -5,6 +5,7 @@ import io
 import shutil
 import sys
 import tokenize
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
@@ -14,44 +15,47 @@ from conftest import ROOT, run
 TEXT = (ROOT / "tinytrm.py").read_text(encoding="utf-8")
 LINES = TEXT.splitlines()
 TREE = ast.parse(TEXT)
-FUNCTIONS = {f.name: f for f in TREE.body if isinstance(f, ast.FunctionDef)}
 FILES = sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")])
 
 
-def prose() -> set[int]:
-    """Numbers of the lines of tinytrm.py that are docstring or comment and nothing else."""
-    numbers = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(TEXT).readline)
-               if t.type == tokenize.COMMENT and t.line.lstrip().startswith("#")}
+IGNORED = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+           tokenize.ENDMARKER}
+
+
+def docstring_lines() -> set[int]:
+    """Numbers of the lines of tinytrm.py that belong to a docstring."""
+    numbers = set()
     for node in ast.walk(TREE):
         kinds = ast.Module | ast.ClassDef | ast.FunctionDef
         if isinstance(node, kinds) and ast.get_docstring(node):
             numbers.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    return {n for n in numbers if LINES[n - 1].strip()}
+    return numbers
 
 
 # ------------------------------------------------------------------------------------------------
-# The page budget
+# The page budget. A token budget cannot be met by compression.
 
 
 def test_tinytrm_keeps_its_page_budget():
-    assert len(LINES) <= 520, f"{len(LINES)} lines: what can move to support/ or data/?"
+    assert len(LINES) <= 565, f"{len(LINES)} lines: what can move to tinytrm_beyond/ or support/?"
     assert [n for n, line in enumerate(LINES, 1) if len(line) > 100] == []
+    assert sum(not line.strip() for line in LINES) >= 0.11 * len(LINES), "blank lines"
 
 
-def test_a_quarter_of_tinytrm_is_prose():
-    lines = sum(1 for line in LINES if line.strip())
-    assert len(prose()) >= lines / 4, f"{len(prose())} lines of prose in {lines}"
+def test_tinytrm_is_not_dense():
+    tokens = list(tokenize.generate_tokens(io.StringIO(TEXT).readline))
+    prose = docstring_lines()
+    code = Counter(t.start[0] for t in tokens
+                   if t.type not in IGNORED and t.start[0] not in prose)
+    assert code.total() <= 4750, "tokens"
+    assert sorted(code.values())[int(0.9 * len(code))] <= 22, "tokens in a dense line of code"
+    comments = sum(t.type == tokenize.COMMENT for t in tokens)
+    assert len(prose) + comments >= len(LINES) / 5, "lines with prose"
 
 
 def test_the_recursion_comes_early_and_once():
     found = [n for n, line in enumerate(LINES, 1) if "z = self.net(x + y + z)" in line]
-    assert len(found) == 1 and found[0] < 220, found
-
-
-@pytest.mark.parametrize("name", ["train", "refill", "supervise", "update"])
-def test_training_reads_in_short_parts(name):
-    function = FUNCTIONS[name]
-    assert function.end_lineno - function.lineno + 1 < 25, "docstring included"
+    assert len(found) == 1 and found[0] < 140, found
 
 
 def test_no_file_is_long():
@@ -77,8 +81,9 @@ def imports(file) -> set[str]:
 
 
 @pytest.mark.parametrize("floor, forbidden", [
-    ("tinytrm.py", "data support train evaluate"),
-    ("data/", "torch tinytrm support train evaluate"),
+    ("tinytrm.py", "tinytrm_beyond data support train evaluate"),
+    ("tinytrm_beyond/", "data support train evaluate"),
+    ("data/", "torch tinytrm tinytrm_beyond support train evaluate"),
     ("support/", "train evaluate"),
 ])
 def test_no_floor_imports_one_above(floor, forbidden):
@@ -98,8 +103,10 @@ PROGRAM = """
 import sys, tinytrm
 config = tinytrm.Config(vocab_size=4, seq_len=4, puzzle_tokens=1, dim=16, heads=2, batch_size=4,
                         width_multiple=8, n=1, T=2, N_sup=2, steps=3, eval_steps=2, dtype="float32")
-model = tinytrm.train(config, tinytrm.Puzzles([[1, 2, 3, 1]], [[2, 3, 1, 2]]), on_step=False)
+model = tinytrm.train(config, tinytrm.Puzzles([[1, 2, 3, 1]], [[2, 3, 1, 2]]), on_step=None)
 assert tinytrm.solve(model, [[1, 2, 3, 1]]).answers.shape == (1, 4)
+import tinytrm_beyond
+assert tinytrm_beyond.for_data(tinytrm.Puzzles([[1, 2, 3, 1]], [[2, 3, 1, 2]])).columns == 2
 assert not {"data", "support", "train", "evaluate"} & set(sys.modules)
 print(tinytrm.__file__)
 """
@@ -107,7 +114,7 @@ print(tinytrm.__file__)
 
 @pytest.mark.slow
 def test_installed_alone(tmp_path):
-    """`pip install .` of a copy of the repository, then `import tinytrm` far from it."""
+    """`pip install .` of a copy of the repository, then both imports far from it."""
     copy, site, far = tmp_path / "copy", tmp_path / "site", tmp_path / "far"
     far.mkdir()
 
@@ -127,7 +134,7 @@ def test_installed_alone(tmp_path):
     assert pip.returncode == 0, pip.stdout + pip.stderr
     assert [p.name for p in site.glob("*.py")] == ["tinytrm.py"]
     assert {p.name for p in site.iterdir() if p.suffix != ".dist-info"} <= {
-        "tinytrm.py", "__pycache__"}
+        "tinytrm.py", "tinytrm_beyond", "__pycache__"}
     done = run([sys.executable, "-c", PROGRAM], cwd=far, PYTHONPATH=str(site))
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert done.stdout.split() == [str(site / "tinytrm.py")]

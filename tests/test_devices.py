@@ -24,7 +24,7 @@ class AnyPuzzles:
     def draw(self, positions, seed, random):
         B, config = len(positions), self.config
         tokens = np.full((B, config.seq_len), config.vocab_size - 1)
-        return tokens, tokens, (random(1)[:, 0] * config.num_puzzles).astype(int)
+        return tokens, tokens, (random(1)[:, 0] * config.num_puzzle_ids).astype(int)
 
 
 class Watched(TorchDispatchMode):
@@ -45,7 +45,7 @@ class Watched(TorchDispatchMode):
 
 def small(config, **changes):
     """The preset, with a puzzle table that a test can hold."""
-    return dataclasses.replace(config, num_puzzles=min(config.num_puzzles, 1000), **changes)
+    return dataclasses.replace(config, num_puzzle_ids=min(config.num_puzzle_ids, 1000), **changes)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def meta_state(config):
     """A State on the meta device; its AdamW is not fused, which meta tensors cannot be."""
     with torch.device("meta"):  # else all weights are drawn first, on the CPU
         state = State(config, "meta")
-    state.carry.halted = torch.ones(config.batch_size, dtype=torch.bool, device="cpu")
+    state.slots.halted = torch.ones(config.batch_size, dtype=torch.bool, device="cpu")
     state.optimizer = torch.optim.AdamW(state.model.parameters(), betas=(0.9, 0.95), foreach=True,
                                         weight_decay=config.weight_decay)
     return state

@@ -15,7 +15,7 @@ import dist_worker
 import tinytrm
 from conftest import ENV, ROOT, SMALL, TORCHRUN, begin, program, run, tiny, torchrun, toy_puzzles
 from support import checkpoints as ck
-from support.checkpoints import read_checkpoint, write_checkpoint
+from support.checkpoints import load_model, read_checkpoint, write_checkpoint
 from support.folders import checkpoints
 from tinytrm import State
 
@@ -131,7 +131,7 @@ def test_weights_moved_further_than_the_tolerance(alone):
 
 
 def test_batch_must_divide(monkeypatch):
-    monkeypatch.setattr(tinytrm, "ranks", lambda: (0, 3))
+    monkeypatch.setattr(tinytrm, "rank_and_world", lambda: (0, 3))
     with pytest.raises(ValueError, match="multiple of 3 processes"):
         State(tiny(batch_size=8))
 
@@ -168,7 +168,7 @@ def test_a_checkpoint_holds_everything(saved):
     assert again.step == 8
     for a, b in ((state.model, again.model), (state.ema, again.ema)):
         assert same(a.state_dict().values(), b.state_dict().values())
-    assert same(vars(state.carry).values(), vars(again.carry).values())
+    assert same(vars(state.slots).values(), vars(again.slots).values())
     assert again.ema.puzzle_table is again.model.puzzle_table
     old, new = (s.optimizer.state_dict()["state"] for s in (state, again))
     assert all(torch.equal(old[i][k], new[i][k]) for i in old for k in old[i])
@@ -197,9 +197,9 @@ def test_a_run_goes_on_in_the_dtype_of_the_new_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(tinytrm, "compute_dtype", lambda *_: torch.bfloat16)
     again = State(config)
     read_checkpoint(checkpoints(tmp_path)[0], again)
-    assert again.carry.y.dtype == again.carry.z.dtype == torch.bfloat16
-    assert same([state.carry.y.bfloat16(), state.carry.halted, state.carry.inputs],
-                [again.carry.y, again.carry.halted, again.carry.inputs])
+    assert again.slots.y.dtype == again.slots.z.dtype == torch.bfloat16
+    assert same([state.slots.y.bfloat16(), state.slots.halted, state.slots.inputs],
+                [again.slots.y, again.slots.halted, again.slots.inputs])
 
 
 def flip_bit(path):
@@ -332,7 +332,7 @@ def uninterrupted(csv_folder, tmp_path_factory):
         out = tmp_path_factory.mktemp(f"whole{processes}") / "run"
         done = run(command(processes, csv_folder, out, steps))
         assert done.returncode == 0, done.stdout + done.stderr
-        return tinytrm.load(out).state_dict()
+        return load_model(out).state_dict()
 
     return weights
 
@@ -377,7 +377,7 @@ def test_killed_at_random_and_resumed_is_bit_identical(processes, steps, kills, 
     out = tmp_path / "run"
     killed = kill_and_resume(processes, steps, kills, csv_folder, out, random.Random(kills))
     assert killed == kills, "the run ended before it could be killed so often"
-    weights = tinytrm.load(out).state_dict()
+    weights = load_model(out).state_dict()
     for name, tensor in uninterrupted(processes, steps).items():
         assert torch.equal(tensor, weights[name]), name
     rows = (out / "metrics.csv").read_text().splitlines()[1:]
@@ -414,7 +414,7 @@ def test_stopped_and_resumed_is_bit_identical(csv_folder, uninterrupted, tmp_pat
     p.communicate(timeout=60)
     done = torchrun(1, ROOT / "train.py", *flags(csv_folder, out, 400), "--resume")
     assert done.returncode == 0 and "resumed" in done.stdout, done.stderr
-    assert same(uninterrupted(1, 400).values(), tinytrm.load(out).state_dict().values())
+    assert same(uninterrupted(1, 400).values(), load_model(out).state_dict().values())
 
 
 @slow
@@ -440,7 +440,7 @@ def test_two_processes_stopped_and_resumed_are_bit_identical(how, csv_folder, un
     assert f"stopped at step {step}, all saved" in err and "--resume" in err, err
     done = run([*command(2, csv_folder, out, 400), "--resume"])
     assert done.returncode == 0 and "resumed" in done.stdout, done.stderr
-    assert same(uninterrupted(2, 400).values(), tinytrm.load(out).state_dict().values())
+    assert same(uninterrupted(2, 400).values(), load_model(out).state_dict().values())
 
 
 @pytest.mark.parametrize("when", [pytest.param("between", marks=slow), "at the end"])
@@ -471,7 +471,7 @@ def test_resume_with_another_number_of_processes(csv_folder, tmp_path):
     assert first.returncode == 0, first.stderr
     done = torchrun(2, ROOT / "train.py", *flags(csv_folder, out, 40), "--resume")
     assert done.returncode == 0 and "start anew" in done.stdout, done.stderr
-    assert tinytrm.load(out).config.steps == 40
+    assert load_model(out).config.steps == 40
 
 
 @slow
@@ -487,7 +487,7 @@ def test_torchrun_restarts_a_lost_process(csv_folder, tmp_path):
     os.kill(children(p)[-1], signal.SIGKILL)
     stdout, err = p.communicate(timeout=280)
     assert p.returncode == 0 and "resumed" in stdout, f"{stdout}\n{err}"
-    assert tinytrm.load(out).config.steps == 300
+    assert load_model(out).config.steps == 300
 
 
 @slow
@@ -503,7 +503,7 @@ def test_torchrun_restarts_killed_workers(csv_folder, tmp_path):
             kills += 1
     stdout, err = p.communicate(timeout=280)
     assert p.returncode == 0 and kills > 0, f"{kills} kills\n{stdout}\n{err}"
-    assert "resumed" in stdout and tinytrm.load(out).config.steps == 1500
+    assert "resumed" in stdout and load_model(out).config.steps == 1500
 
 
 # ------------------------------------------------------------------------------------------------

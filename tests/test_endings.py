@@ -17,6 +17,7 @@ import tinytrm
 from conftest import ROOT, SMALL, begin, process, program, run, tiny, toy_puzzles
 from data import maze
 from support import console, cost, monitor, processes, report
+from support.checkpoints import load_model
 from support.presets import PRESETS
 from support.scoring import batch_of, score
 from support.tasks import Task
@@ -153,7 +154,7 @@ def test_advice_on_memory_helps(monkeypatch):
     """In numbers of one process, and never of puzzles where the weights alone are too many."""
     config = PRESETS["sudoku"].config
     for world, said in ((1, "--micro_batch 192 computes"), (4, "--micro_batch 48"), (768, "small")):
-        monkeypatch.setattr(cost, "ranks", lambda world=world: (0, world))
+        monkeypatch.setattr(cost, "rank_and_world", lambda world=world: (0, world))
         with pytest.raises(ValueError, match=said):
             with cost.advice_on_memory(cost.pieces(config), "--micro_batch"):
                 raise torch.OutOfMemoryError("CUDA out of memory")
@@ -213,7 +214,7 @@ def test_others_wait_for_an_hour(monkeypatch):
 
 def test_the_log_says_what_it_has_cost(monkeypatch):
     monkeypatch.setattr(monitor, "memory_used", lambda _: 41.2)
-    monkeypatch.setattr(monitor, "ranks", lambda: (0, 4))
+    monkeypatch.setattr(monitor, "rank_and_world", lambda: (0, 4))
     watch = object.__new__(monitor.Monitor)
     watch.before, watch.schedule = 3600.0, monitor.Schedule(price=2)
     watch.started = time.time() - 900
@@ -221,10 +222,10 @@ def test_the_log_says_what_it_has_cost(monkeypatch):
     monkeypatch.setattr(monitor, "hardware", lambda _: "4 x a card")
     # An hour on one card before, and now a quarter of one on four: not five for the first one.
     trained = dict(trained=dict(gpu_hours=1.0, hardware=["a card"], seconds=3600.0))
-    state = SimpleNamespace(carry=SimpleNamespace(ids=SimpleNamespace(device=None)), step=3,
+    state = SimpleNamespace(slots=SimpleNamespace(ids=SimpleNamespace(device=None)), step=3,
                             ema=SimpleNamespace(extra=trained))
     for name, said in (("cuda", ", 41.2 GiB, $4.00 so far"), ("cpu", ", 41.2 GiB")):
-        state.carry.ids.device = torch.device(name)
+        state.slots.ids.device = torch.device(name)
         assert watch.outlook(state, 7200).endswith(said)
         assert watch.outlook(state, 7200).startswith("2:00:00 left, ends ")
 
@@ -253,7 +254,7 @@ def test_a_disk_too_full_for_the_last_checkpoint_still_gets_the_model(tmp_path, 
     state = tinytrm.State(task.config)
     with pytest.raises(OSError, match="disk full"):
         tinytrm.train(task.config, task.train, state=state, on_step=watch)
-    kept = tinytrm.load(tmp_path).state_dict()
+    kept = load_model(tmp_path).state_dict()
     assert all(torch.equal(kept[k], v) for k, v in state.ema.state_dict().items())
 
 

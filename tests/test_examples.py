@@ -13,7 +13,8 @@ import torch
 import tinytrm
 from conftest import ROOT, process, program
 from examples import baseline, run, tasks
-from tinytrm import Config, Puzzles
+from tinytrm import Puzzles
+from tinytrm_beyond import for_data
 
 SMALL = "--steps 3 --set dim=16 n=1 batch_size=8 dtype=float32".split()
 
@@ -169,7 +170,7 @@ def test_held_out_rows_are_no_training_rows(name):
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_tasks_are_short_and_fit(name):
     learned, asked = (Puzzles(*t) for t in tasks.split(name, 0))
-    config = Config.for_data(learned)
+    config = for_data(learned)
     learned.check(config), asked.check(config)  # no token among those asked is new
     columns, question, answer = tasks.LOOKS[name]
     assert config.seq_len % columns == 0
@@ -187,10 +188,10 @@ def test_tasks_are_short_and_fit(name):
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_baseline_has_as_many_parameters(name, dim):
     puzzles = Puzzles(*tasks.TASKS[name](np.random.default_rng(0), 200))
-    config = Config.for_data(puzzles, dim=dim)
+    config = for_data(puzzles, dim=dim)
     with torch.device("meta"):
         wanted = run.parameters_of(tinytrm.TRM(config))
-        plain = baseline.Plain(config.vocab_size, config.seq_len, config.num_puzzles, wanted)
+        plain = baseline.Plain(config.vocab_size, config.seq_len, config.num_puzzle_ids, wanted)
     assert sum(p.numel() for p in plain.parameters()) == pytest.approx(wanted, rel=0.1)
 
 
@@ -348,7 +349,7 @@ def test_help_names_every_task():
 
 def told(monkeypatch, name, puzzles, *thoughts):
     """`story`, for a model that answers the rows like this after each step."""
-    config = Config.for_data(puzzles)
+    config = for_data(puzzles)
     monkeypatch.setattr(tinytrm, "think", lambda model, inputs, ids: (
         (torch.tensor(t), None, None) for t in thoughts))
     return run.story(name, tinytrm.TRM(config), puzzles)

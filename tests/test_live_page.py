@@ -12,6 +12,7 @@ import support.report
 import tinytrm
 from conftest import ROOT, SMALL, program, torchrun
 from data import maze
+from support.checkpoints import load_model
 from support.monitor import read_metrics
 from test_report import browser, data_of, in_browser
 
@@ -143,13 +144,13 @@ def test_a_resumed_run_says_on_what_it_was_trained(csv_folder, tmp_path, monkeyp
     page = tmp_path / "run/report.html"
     monkeypatch.setattr("support.monitor.hardware", lambda _: "abacus")
     program("train.py", *words, "--steps", 10)
-    first = tinytrm.load(tmp_path / "run").extra["trained"]
+    first = load_model(tmp_path / "run").extra["trained"]
     assert first["hardware"] == ["abacus"] and first["steps"] == 10 and first["gpu_hours"] == 0
     monkeypatch.setattr("support.monitor.hardware", lambda _: "loom")
     program("train.py", *words, "--steps", 20, "--resume", "--html")
     program("train.py", *words, "--steps", 30, "--resume", "--html")
     assert facts_of(page)["trained on"].startswith("abacus; then loom, float32, torch ")
-    last = tinytrm.load(tmp_path / "run").extra["trained"]
+    last = load_model(tmp_path / "run").extra["trained"]
     assert last["steps"] == 30 and last["seconds"] > first["seconds"]
     assert program("evaluate.py", tmp_path / "run", "--device", "cpu")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from support.official import OFFICIAL_NAMES, load_official
-from tinytrm import State, losses, refill, should_halt
+from tinytrm import State, losses, refill
 
 FILES = sorted(
     Path(os.environ.get("TINYTRM_GOLDEN") or Path(__file__).parent / "golden").glob("*.npz")
@@ -69,8 +69,8 @@ def test_files_are_there():
 def test_golden(path):
     golden, c, model = load_golden(path)
     state, offered = State(model.config), Offered(golden, c["batch"])
-    state.model, carry = model, state.carry
-    carry.y[:], carry.z[:] = model.start(c["batch"])
+    state.model, slots = model, state.slots
+    slots.y[:], slots.z[:] = model.start(c["batch"])
     steps = 1 + max(int(k.split("/")[0][4:]) for k in golden.files if k.startswith("step"))
     for t in range(steps):
         g = {k.split("/", 1)[1]: golden[k] for k in golden.files if k.startswith(f"step{t}/")}
@@ -84,35 +84,37 @@ def test_golden(path):
 
         # Halted slots take the offered row, the others keep theirs.
         state.step = t
-        explore = refill(state, offered)
-        held = (carry.inputs, torch.where(carry.labels > 0, carry.labels, -100), carry.ids)
+        rng = np.random.default_rng((model.config.seed, t))
+        explore = torch.from_numpy(rng.random((c["batch"], 2))).float()
+        refill(state, offered, rng)
+        held = (slots.inputs, torch.where(slots.labels > 0, slots.labels, -100), slots.ids)
         for mine, name in zip(held, ("inputs", "labels", "puzzle_identifiers")):
             assert np.array_equal(mine, g[f"in_slot/{name}"]), f"step {t}: {name} in slot"
 
-        rows = model.puzzle_table[carry.ids].requires_grad_()
-        carry.y, carry.z, logits, q = model(carry.inputs, rows, carry.y, carry.z)
-        answer_loss, halting_loss, share, exact = losses(model.config, logits, q, carry.labels)
+        rows = model.puzzle_table[slots.ids].requires_grad_()
+        slots.y, slots.z, logits, q = model(slots.inputs, rows, slots.y, slots.z)
+        answer_loss, halting_loss, share, exact = losses(model.config, logits, q, slots.labels)
         loss = answer_loss.sum() + model.config.halt_weight * halting_loss.sum()
-        carry.steps += 1
+        slots.steps += 1
         sure = q if c["training"] else torch.full_like(q, -1)
-        carry.halted = should_halt(model.config, sure, carry.steps, explore)
+        slots.halted = model.halts(sure, slots.steps, explore, t)
 
         close(logits, "logits")
         close(q, "q_halt_logits")
-        close(carry.y.norm(dim=-1), "y_norm")
-        close(carry.z.norm(dim=-1), "z_norm")
-        assert np.array_equal(carry.steps, g["steps"]), f"step {t}: steps"
-        assert np.array_equal(carry.halted, g["halted"]), f"step {t}: halting"
+        close(slots.y.norm(dim=-1), "y_norm")
+        close(slots.z.norm(dim=-1), "z_norm")
+        assert np.array_equal(slots.steps, g["steps"]), f"step {t}: steps"
+        assert np.array_equal(slots.halted, g["halted"]), f"step {t}: halting"
         close(loss, "loss_sum")
         close(answer_loss.sum(), "lm_loss_sum")
         close(halting_loss.sum(), "q_halt_loss_sum")
 
-        done = carry.halted & (carry.labels > 0).any(-1)
+        done = slots.halted & (slots.labels > 0).any(-1)
         assert done.sum() == g["metrics/count"]
         close((done * share).sum(), "metrics/accuracy")
         assert (done & exact).sum() == g["metrics/exact_accuracy"]
         assert (done & ((q >= 0) == exact)).sum() == g["metrics/q_halt_accuracy"]
-        assert (done * carry.steps).sum() == g["metrics/steps"]
+        assert (done * slots.steps).sum() == g["metrics/steps"]
 
         if any(k.startswith("grad_norm/") for k in g):
             model.zero_grad()

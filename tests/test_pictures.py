@@ -292,7 +292,7 @@ def test_a_held_out_puzzle_of_every_kind(trained, mazes, tmp_path):
 
 def test_a_model_of_ones_own(tmp_path):
     puzzles = toy_puzzles(40, ids=1)
-    model = tinytrm.train(tiny(num_puzzles=1), puzzles)
+    model = tinytrm.train(tiny(num_puzzle_ids=1), puzzles)
     tinytrm.save(tmp_path / "own.pt", model)
     text = " ".join(map(str, puzzles.inputs[0]))
     words = ["evaluate.py", tmp_path / "own.pt", "--puzzle", text, "--picture", tmp_path / "o.svg"]

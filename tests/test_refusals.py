@@ -12,6 +12,7 @@ import train
 from conftest import SMALL, program, tree
 from data import maze, sudoku
 from support import console, tasks
+from support.checkpoints import load_model
 from support.presets import PRESETS
 
 VALUES = ("-1", "nan", "inf", "1e400", "text", "", "99999999999999999999", "0")
@@ -58,7 +59,7 @@ def test_values_out_of_range(name, flag, refused):
     (["--preset", "arc-mini", "--hints", 0.3], "does nothing for arc"),
     (["--preset", "maze-mini", "--hints", 0.3], "does nothing for maze"),
     (["--eval_copies", 3], "does nothing for sudoku"), (["--augment_mazes"], "for sudoku"),
-    (["--num_puzzles", 7], "data decides"), (["--heads", 4], "with --mixer mlp"),
+    (["--num_puzzle_ids", 7], "data decides"), (["--heads", 4], "with --mixer mlp"),
     (["--record", "x", "--bench"], "--record does nothing with --bench"),
     (["--gpus", 3], "without --dry-run"), (["--bench_seconds", 3], "without --bench"),
     (["--preset", "arc-mini", "--eval_puzzles", 3], "does nothing for ARC"),
@@ -158,7 +159,7 @@ def test_damaged_models(damage, trained, tmp_path, refused):
 
 
 def test_models_that_are_not_what_they_seem(trained, tmp_path, refused):
-    model = tinytrm.load(trained[0])
+    model = load_model(trained[0])
     tinytrm.save(tmp_path / "bare.pt", model)
     assert "tinytrm.evaluate" in refused("evaluate.py", tmp_path / "bare.pt")
     content = torch.load(trained[0] / "model.pt", weights_only=True)

@@ -69,7 +69,7 @@ def test_a_restart_goes_on_from_the_checkpoint(ready, tmp_path, monkeypatch, cap
             raise Lost
 
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
-    monkeypatch.setattr(module, "ranks", lambda: (0, 2))
+    monkeypatch.setattr(module, "rank_and_world", lambda: (0, 2))
     monkeypatch.setattr(module, "agree", agree)
     with pytest.raises(Lost):
         rehearse(*ready, tmp_path / "run", Schedule())
@@ -135,7 +135,7 @@ def test_what_torchrun_must_wait_for(ready, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "report", lambda *args: asked.append(args))
     rehearse(*ready, tmp_path / "run", Schedule())
     (task, notes, schedule, *rest), = asked
-    monkeypatch.setattr(module, "ranks", lambda: (0, 2))
+    monkeypatch.setattr(module, "rank_and_world", lambda: (0, 2))
     for every, save, step, look, needs in ((5, 1, 0.1, 1, 0), (5, 12, 0.1, 1, 0), (0, 9, 1, 99, 0),
                                            (5, 12, 2, 1, 33), (5, 2, 1, 30, 42)):
         plan = dataclasses.replace(schedule, eval_every=every)

@@ -66,7 +66,7 @@ def copying():
     x = toy_puzzles(160, vocab=6).inputs
     labels = np.where(np.arange(160)[:, None] % 4 == 3, x % 5 + 1, x)
     labels[:, 0] = 0  # not labelled
-    config = tiny(steps=150, lr=1e-2, batch_size=32, halt_weight=2.0, num_puzzles=1, n=1, T=1,
+    config = tiny(steps=150, lr=1e-2, batch_size=32, halt_weight=2.0, num_puzzle_ids=1, n=1, T=1,
                   ema=0.9)
     return tinytrm.train(config, Puzzles(x, x)), Puzzles(x, labels)
 
@@ -86,7 +86,7 @@ def tasks():
     several = [first._replace(name=HOSTILE), *(t for t in corpus.tasks.values() if t is not first)]
     corpus = arc.Corpus("mini", {task.name: task for task in several})
     table = arc.build_table(corpus, 3)
-    config = dataclasses.replace(config, dim=16, heads=2, num_puzzles=len(table), eval_steps=3)
+    config = dataclasses.replace(config, dim=16, heads=2, num_puzzle_ids=len(table), eval_steps=3)
     found["arc"] = Task("arc", config, None, None, dict(data=HOSTILE), corpus=corpus, table=table)
     return {kind: (task, tinytrm.TRM(task.config).eval()) for kind, task in found.items()}
 
@@ -268,7 +268,7 @@ def test_halting_and_too_much_to_keep_are_thought_about_anew(tasks, monkeypatch)
 def test_more_processes_than_mazes(tasks, monkeypatch):
     """One of them has nothing to judge."""
     task, model = tasks["maze"]
-    monkeypatch.setattr("support.scoring.ranks", lambda: (12, 13))
+    monkeypatch.setattr("support.scoring.rank_and_world", lambda: (12, 13))
     monkeypatch.setattr("support.scoring.total", lambda number, _: number)
     monkeypatch.setattr("support.scoring.shared", lambda *_: {})
     assert score(task, model) == dict(valid_path_accuracy=0)

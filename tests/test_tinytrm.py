@@ -136,16 +136,15 @@ def test_returned_states_carry_no_gradient():
     assert not y.requires_grad and not z.requires_grad and logits.requires_grad and q.requires_grad
 
 
-@pytest.mark.parametrize("tokens", [0, 1, 2])
+@pytest.mark.parametrize("tokens", [1, 2])
 def test_the_puzzle_row_fills_the_first_puzzle_token(tokens):
     model, rows = TRM(tiny(puzzle_tokens=tokens)), torch.randn(4, 16, requires_grad=True)
     x = model.embed(torch.from_numpy(toy_puzzles(4).inputs), rows)
     assert x.shape == (4, tokens + 9, 16)
-    if tokens:
-        torch.testing.assert_close(x[:, 0], 4 * rows)  # times sqrt(D)
-        assert (x[:, 1:tokens] == 0).all()
+    torch.testing.assert_close(x[:, 0], 4 * rows)  # times sqrt(D)
+    assert (x[:, 1:tokens] == 0).all()
     x.sum().backward()
-    assert (rows.grad == (4 if tokens else 0)).all()
+    assert (rows.grad == 4).all()
 
 
 def test_initialization():
@@ -199,6 +198,21 @@ def test_attention_written_out_equals_the_fused_one():
     torch.testing.assert_close(layer.attention(h), fused, atol=0.05, rtol=0.05)
 
 
+@pytest.mark.parametrize("cells", [9, 95])
+def test_the_layout_for_gpus_changes_no_number(monkeypatch, cells):
+    """Outputs and gradients of the MLP mixer, with the order in memory that a GPU gets."""
+    model, results = TRM(tiny(seq_len=cells)), []
+    h = torch.randn(4, cells + 2, 16, generator=torch.Generator().manual_seed(0))
+    for on_gpu in (False, True):
+        monkeypatch.setattr(torch.Tensor, "is_cuda", on_gpu)
+        out = model.net(h)
+        model.zero_grad()
+        out.square().sum().backward()
+        results.append([out.detach(), *(p.grad for p in model.layers.parameters())])
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------------
 # Loss and halting
 
@@ -243,38 +257,38 @@ def test_losses_by_hand(kind):
 
 
 def test_halting_rules():
-    config = tiny(N_sup=4, halt_exploration=0.5)
+    model = TRM(tiny(N_sup=4, halt_exploration=0.5))
     steps, q = torch.tensor([1, 4, 2, 2, 3]), torch.tensor([1.0, -1.0, -1.0, 0.5, 0.5])
     never = torch.ones(5, 2) * 0.99
-    halted = tinytrm.should_halt(config, q, steps, never)
+    halted = model.halts(q, steps, never, 0)
     assert halted.tolist() == [True, True, False, True, True]
     # At least 2, 4, 2, 4 steps, and one that does not explore.
     explore = torch.tensor([[0.1, 0.0], [0.1, 0.9], [0.1, 0.0], [0.1, 0.99], [0.9, 0.99]])
-    halted = tinytrm.should_halt(config, q, steps, explore)
+    halted = model.halts(q, steps, explore, 0)
     assert halted.tolist() == [False, True, False, False, True]
 
 
 def test_exploration_draws_two_to_N_sup_evenly():
-    config, halts = tiny(N_sup=5, halt_exploration=1.0), []
+    model, halts = TRM(tiny(N_sup=5, halt_exploration=1.0)), []
     explore = torch.rand(40000, 2, generator=torch.Generator().manual_seed(0))
     for s in range(1, 6):
         steps = torch.full((40000,), s)
-        halted = tinytrm.should_halt(config, torch.ones(40000), steps, explore)
+        halted = model.halts(torch.ones(40000), steps, explore, 0)
         halts.append(halted.float().mean().item())
     assert halts == pytest.approx([0, 0.25, 0.5, 0.75, 1], abs=0.01)
 
 
 @pytest.mark.parametrize("halting", ["sure", "chance"])
-def test_brief_thoughts_come_first(halting):
+def test_two_steps_per_puzzle_come_first(halting):
     """Two steps for every puzzle up to step 7 of training, sure or not; after it as ever."""
     done = []
 
     def look(state, _):
-        done.append(state.carry.steps[state.carry.halted].tolist())
+        done.append(state.slots.steps[state.slots.halted].tolist())
         if state.step == 3:
             state.model.q_bias.data.fill_(9.0 if halting == "sure" else 0.0)
 
-    config = tiny(N_sup=6, brief=7, steps=40, halting=halting, halt_exploration=0.0)
+    config = tiny(N_sup=6, two_step_phase=7, steps=40, halting=halting, halt_exploration=0.0)
     tinytrm.train(config, toy_puzzles(), on_step=look)
     assert done[:7] == [[], [2] * 8] * 3 + [[]]
     later = {s for some in done[8:] for s in some}
@@ -301,8 +315,8 @@ def test_learning_rate_schedule():
     constant, cosine = tiny(warmup=10, steps=110), tiny(warmup=10, steps=110, cosine=True)
     factors = [tinytrm.lr_factor(constant, s) for s in (0, 4, 9, 10, 109)]
     assert factors == pytest.approx([0.1, 0.5, 1, 1, 1])
-    factors = [tinytrm.lr_factor(cosine, s) for s in (0, 9, 10, 60, 110, 160)]
-    assert factors == pytest.approx([0.1, 1, 1, 0.5, 0, 0], abs=1e-9), "nor up again behind the end"
+    factors = [tinytrm.lr_factor(cosine, s) for s in (0, 9, 10, 60, 110)]
+    assert factors == pytest.approx([0.1, 1, 1, 0.5, 0], abs=1e-9)
     assert tinytrm.lr_factor(tiny(warmup=0), 0) == 1
 
 
@@ -361,6 +375,15 @@ def test_training_step_against_a_second_implementation():
 # Training
 
 
+def one_step(state, puzzles, explore=None):
+    """`refill` and `supervise`, as `train` calls them."""
+    config = state.model.config
+    rng = np.random.default_rng((config.seed, state.step))
+    drawn = rng.random((config.batch_size, 2))
+    tinytrm.refill(state, puzzles, rng)
+    return tinytrm.supervise(state, drawn if explore is None else explore)
+
+
 @BOTH
 def test_overfits_one_batch(mixer):
     config = tiny(mixer=mixer, steps=300, lr=3e-3, dim=32, heads=4, weight_decay=0, ema=0.9, n=1,
@@ -385,9 +408,9 @@ def test_a_step_waits_for_the_device_once_to_know_who_has_halted(monkeypatch):
         state = State(tiny(batch_size=4), "meta")
     asked = []
     monkeypatch.setattr(torch.Tensor, "cpu", lambda t: (asked.append(t), torch.ones(len(t)) > 0)[1])
-    state.carry.halted = torch.zeros(4, dtype=torch.bool, device="cpu")
-    grads, metrics = tinytrm.supervise(state, torch.zeros(4, 2, device="meta"))
-    assert len(asked) == 1 and state.carry.halted.all()
+    state.slots.halted = torch.zeros(4, dtype=torch.bool, device="cpu")
+    grads, metrics = tinytrm.supervise(state, np.zeros((4, 2)))
+    assert len(asked) == 1 and state.slots.halted.all()
     assert grads.device.type == metrics["loss"].device.type == "meta"
 
 
@@ -414,10 +437,9 @@ def test_accumulation_is_the_same_mathematics():
     grads = []
     for m in (0, 3):
         state = State(tiny(micro_batch=m))
-        explore = tinytrm.refill(state, toy_puzzles())
-        rows, metrics = tinytrm.supervise(state, explore)
+        rows, metrics = one_step(state, toy_puzzles())
         named = {k: p.grad for k, p in state.model.named_parameters()}
-        grads.append({"rows": rows, "loss": metrics["loss"], "y": state.carry.y, **named})
+        grads.append({"rows": rows, "loss": metrics["loss"], "y": state.slots.y, **named})
     for name, whole in grads[0].items():
         bound = 1e-4 * whole.abs().max().item()
         torch.testing.assert_close(grads[1][name], whole, atol=bound, rtol=0, msg=name)
@@ -438,14 +460,14 @@ def test_slots_draw_only_when_halted_and_from_their_own_place():
 
 
 def test_what_a_slot_gets_does_not_depend_on_the_others():
-    """The same puzzles and exploration for slot 2, whether or not the others draw too."""
+    """The same puzzle for slot 2, whether or not the others draw too."""
     config, puzzles, seen = tiny(batch_size=4), toy_puzzles(1000), []
     for others in (True, False):
         state = State(config)
-        state.step, state.carry.halted[:] = 5, torch.tensor([others, others, True, others])
-        explore = tinytrm.refill(state, puzzles)
-        seen.append((explore, state.carry.inputs[2], state.carry.labels[2], state.carry.ids[2]))
-        assert (state.carry.inputs[0] > 0).all() == others
+        state.step, state.slots.halted[:] = 5, torch.tensor([others, others, True, others])
+        tinytrm.refill(state, puzzles, np.random.default_rng(5))
+        seen.append((state.slots.inputs[2], state.slots.labels[2], state.slots.ids[2]))
+        assert (state.slots.inputs[0] > 0).all() == others
     assert all(torch.equal(a, b) for a, b in zip(*seen))
 
 
@@ -460,18 +482,18 @@ def test_on_step_metrics():
 
 
 def test_metrics_are_of_the_slots_that_halt():
-    """Four of eight halt; three of them have one cell wrong, the fourth is right, and all say that
-    they are not (q is -5 in the beginning)."""
+    """Four of eight halt; three of them have one cell wrong, and the fourth is right."""
     state = State(tiny(N_sup=2, halt_exploration=0.0))
-    explore, c = tinytrm.refill(state, toy_puzzles()), state.carry
+    rng, c = np.random.default_rng(0), state.slots
+    tinytrm.refill(state, toy_puzzles(), rng)
     weight = state.model.output_weight.data
     weight[0], weight[2] = 0, -weight[1]  # one of 1 and 2 is always above 0: never answers padding
     with torch.no_grad():
         answers = state.model(c.inputs, state.model.puzzle_table[c.ids], c.y, c.z)[2].argmax(-1)
     c.labels[:], c.steps[:4] = answers, 1
     c.labels[:3, 0] = answers[:3, 0] % 5 + 1
-    _, metrics = tinytrm.supervise(state, explore)
-    wanted = dict(count=4, exact_accuracy=1, halt_accuracy=3, steps=8)
+    _, metrics = tinytrm.supervise(state, rng.random((8, 2)))
+    wanted = dict(count=4, exact_accuracy=1, steps=8)
     assert {name: metrics[name].item() for name in wanted} == wanted
     assert metrics["cell_accuracy"].item() == pytest.approx(1 + 3 * 8 / 9)
 
@@ -489,26 +511,13 @@ def test_draws_are_even_and_follow_their_random_numbers():
     assert ((counts - 2000) ** 2 / 2000).sum() < 28  # chi-squared, 9 degrees: once in 1000
 
 
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        (dict(inputs=np.zeros((0, 9), int), labels=np.zeros((0, 9), int)), "(0, 9)"),
-        (dict(labels=np.ones((3, 8), int)), "(3, 8)"),
-        (dict(ids=np.zeros(2, int)), "ids: (N,); not"),
-    ],
-)
-def test_malformed_puzzles(change, words):
-    with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")):
-        Puzzles(**{**dict(inputs=np.ones((3, 9), int), labels=np.ones((3, 9), int)), **change})
-
-
 @pytest.mark.parametrize("augment, words", [
-    (lambda x, y, _: (x - 6, y), "inputs row 0: -[1-5] is no integer in 0..5"),
-    (lambda x, y, _: (x, y + 5), "labels row 0: .* is no integer in 0..5"),
-    (lambda x, y, _: (x * 1.0, y), "inputs row 0: .* is no integer"),
-    (lambda x, y, _: (x[:1], y[:1]), "ids: .N,.; not"),
-    (lambda x, y, _: (x[0], y[0]), "ids: .N,.; not"),
-    (lambda x, y, _: (x[:, 1:], y[:, 1:]), "8 cells"),
+    (lambda x, y, _: (x - 6, y), "inputs must be integers in 0..5, not -[1-5]"),
+    (lambda x, y, _: (x, y + 5), "labels must be integers in 0..5, not .*10"),
+    (lambda x, y, _: (x * 1.0, y), "inputs must be integers in 0..5, not .*float64"),
+    (lambda x, y, _: (x[:1], y[:1]), "must have the shape"),
+    (lambda x, y, _: (x[0], y[0]), "must have the shape"),
+    (lambda x, y, _: (x[:, 1:], y[:, 1:]), r"must have the shape \(8, 9\), not \(8, 8\)"),
 ])
 def test_a_slip_of_augment_is_no_broadcast(augment, words):
     puzzles = toy_puzzles()
@@ -521,29 +530,32 @@ def test_augment_may_return_views():
     """Mirrored, say; torch takes no array that is read backwards."""
     puzzles, state = toy_puzzles(), State(tiny())
     puzzles.augment = lambda x, y, _: (x[:, ::-1], y[:, ::-1])
-    tinytrm.refill(state, puzzles)
+    tinytrm.refill(state, puzzles, np.random.default_rng(0))
     rows = lambda x, y: {(*a, *b) for a, b in zip(x.tolist(), y.tolist())}
-    assert rows(state.carry.inputs, state.carry.labels) <= rows(
+    assert rows(state.slots.inputs, state.slots.labels) <= rows(
         puzzles.inputs[:, ::-1], puzzles.labels[:, ::-1])
 
 
 def test_augment_may_return_lists_and_tensors():
     puzzles, plain = toy_puzzles(), toy_puzzles()
     puzzles.augment = lambda x, y, _: (x.tolist(), torch.from_numpy(y))
-    a, b = (tinytrm.train(tiny(), p, on_step=False).state_dict() for p in (puzzles, plain))
+    a, b = (tinytrm.train(tiny(), p, on_step=None).state_dict() for p in (puzzles, plain))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 @pytest.mark.parametrize(
     "inputs, labels, ids, words",
     [
-        (np.ones((3, 8), int), np.ones((3, 8), int), None, "8 cells"),
-        (np.array([[1] * 9, [6] + [1] * 8]), np.ones((2, 9), int), None, "inputs row 1: 6 is no"),
-        (np.ones((2, 9), int), np.array([[1] * 9, [-1] + [1] * 8]), None, "labels row 1: -1 is no"),
-        (np.ones((2, 9), int), np.ones((2, 9), int), np.array([0, 3]), "ids row 1: 3 is no"),
-        (np.ones((2, 9)), np.ones((2, 9), int), None, "inputs row 0: 1.0 is no integer"),
-        (np.ones((2, 9), object), np.ones((2, 9), int), None, "inputs row 0: 1 is no integer"),
-        (np.ones((2, 9), int), np.array([[1] * 9, [0] * 9]), None, "labels row 1 is all 0"),
+        (np.ones((3, 8), int), np.ones((3, 8), int), None, r"inputs must have .*\(3, 9\)"),
+        (np.zeros((0, 9), int), np.zeros((0, 9), int), None, r"not \(0, 9\)"),
+        (np.ones((3, 9), int), np.ones((3, 8), int), None, r"labels must have .*\(3, 9\)"),
+        (np.ones((3, 9), int), np.ones((3, 9), int), [0, 1], r"ids must have .*\(3,\)"),
+        (np.array([[1] * 9, [6] + [1] * 8]), np.ones((2, 9), int), None, "inputs .* not 1..6"),
+        (np.ones((2, 9), int), np.array([[1] * 9, [-1] + [1] * 8]), None, "labels .* not -1..1"),
+        (np.ones((2, 9), int), np.ones((2, 9), int), np.array([0, 3]), "ids .* in 0..2, not 0..3"),
+        (np.ones((2, 9)), np.ones((2, 9), int), None, "must be integers in 0..5, not .*float64"),
+        (np.ones((2, 9), object), np.ones((2, 9), int), None, "must be integers .*object"),
+        (np.ones((2, 9), int), np.array([[1] * 9, [0] * 9]), None, "labels is all 0"),
     ],
 )
 def test_puzzles_that_do_not_fit_the_model(inputs, labels, ids, words):
@@ -551,21 +563,17 @@ def test_puzzles_that_do_not_fit_the_model(inputs, labels, ids, words):
         tinytrm.train(tiny(), Puzzles(inputs, labels, ids))
 
 
-@pytest.mark.parametrize("field, value", [
-    ("mixer", "conv"), ("dtype", "float16"), ("dim", 0), ("dim", 2.5), ("n", 0), ("lr", -1.0),
-    ("lr", float("nan")), ("lr", float("inf")), ("lr", "1"), ("ema", -1), ("ema", 99),
-    ("halt_exploration", 7), ("batch_size", 0), ("steps", 0), ("seed", -1), ("num_puzzles", 0),
-    ("vocab_size", 1)])
-def test_config_refuses(field, value):
-    with pytest.raises(ValueError, match=f"^{field} must be"):
+@pytest.mark.parametrize("field, value, words", [
+    ("mixer", "conv", "mixer must be mlp or attention, not 'conv'"),
+    ("loss", "hinge", "loss must be stablemax or softmax, not 'hinge'")])
+def test_config_refuses(field, value, words):
+    with pytest.raises(ValueError, match=words):
         tiny(**{field: value})
 
 
-def test_config_makes_numpys_numbers_plain(tmp_path):
-    config = tiny(lr=np.float64(1e-3), steps=np.int64(2), cosine=np.bool_(True))
-    assert (type(config.lr), type(config.steps), config.cosine) == (float, int, True)
-    tinytrm.save(tmp_path / "model.pt", tinytrm.train(config, toy_puzzles()))
-    assert tinytrm.load(tmp_path).config == config
+def test_the_heads_share_the_width():
+    with pytest.raises(ValueError, match="dim 18 must be a multiple of twice the 2 heads"):
+        tiny(mixer="attention", dim=18, heads=2)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -600,7 +608,7 @@ def test_evaluate_against_a_direct_count(model):
 
 def highest_q(model, inputs, ids):
     """The highest q of every puzzle within eight steps."""
-    return torch.stack([q for _, q, _ in tinytrm.think(model, inputs, ids, 8)]).amax(0)
+    return torch.stack([q for _, q, _ in model.think(inputs, ids, 8)]).amax(0)
 
 
 def test_halting_keeps_the_first_sure_answer(model):
@@ -608,7 +616,7 @@ def test_halting_keeps_the_first_sure_answer(model):
     inputs, ids = torch.from_numpy(puzzles.inputs), torch.from_numpy(puzzles.ids)
     with torch.no_grad():  # so that about half halt early
         model.q_bias.add_(shift := 1e-3 - highest_q(model, inputs, ids).median())
-        full = list(tinytrm.think(model, inputs, ids, 8))
+        full = list(model.think(inputs, ids, 8))
         q = torch.stack([q for _, q, _ in full])
         first = torch.where((q > 0).any(0), (q > 0).float().argmax(0), 7)
         some = dict(steps=8, halt=True, batch_size=16)
@@ -620,47 +628,39 @@ def test_halting_keeps_the_first_sure_answer(model):
     assert np.array_equal(solution.answers, expected)
 
 
-def test_think_takes_integers_of_any_kind(model):
-    puzzles = toy_puzzles(5)
-    want = tinytrm.solve(model, puzzles.inputs, puzzles.ids)
-    for dtype in torch.int32, torch.uint8:
-        tokens, ids = (torch.from_numpy(t).to(dtype) for t in (puzzles.inputs, puzzles.ids))
-        *_, (answers, q, _) = tinytrm.think(model, tokens, ids)
-        assert np.array_equal(answers, want.answers) and np.array_equal(q, want.q)
-
-
-@pytest.mark.parametrize("wrong", [dict(steps=0), dict(steps=-1), dict(batch_size=-1)])
-def test_counts_below_one_are_refused(model, wrong):
-    puzzles = toy_puzzles(5)
-    for act in (lambda: tinytrm.solve(model, puzzles.inputs, puzzles.ids, **wrong),
-                lambda: tinytrm.evaluate(model, puzzles, **wrong)):
-        with pytest.raises(ValueError, match="must be at least 1"):
-            act()
-
-
 def test_save_and_load(model, tmp_path):
     path = tmp_path / "model.pt"
-    tinytrm.save(path, model, note="hello", rows=torch.arange(3), exact=np.mean([1.0, 0.5]))
-    again = tinytrm.load(tmp_path)
+    tinytrm.save(path, model, note="hello", rows=torch.arange(3))
+    again = tinytrm.load(path)
     assert again.config == model.config and again.extra["note"] == "hello"
-    assert again.extra["exact"] == 0.75, "numpy's numbers were saved, and then not loaded"
     for a, b in zip(model.state_dict().values(), again.state_dict().values()):
         assert torch.equal(a, b)
     assert [f.name for f in tmp_path.iterdir()] == ["model.pt"]
     whole = path.read_bytes()
     with pytest.raises(pickle.UnpicklingError, match="numpy"):
-        tinytrm.save(path, model, curve=[np.float64(0.5)])  # not so late as in `load`
+        tinytrm.save(path, model, exact=np.float64(0.5))  # not so late as in `load`
     assert path.read_bytes() == whole
+
+
+def test_a_subclass_of_config_is_found_again(tmp_path):
+    model = tiny(columns=3, mixer="attention").build()
+    tinytrm.save(tmp_path / "model.pt", model)
+    again = tinytrm.load(tmp_path / "model.pt")
+    assert type(again) is type(model) and again.config == model.config
+    code = "import sys, tinytrm; tinytrm.load(sys.argv[1])"
+    done = run([sys.executable, "-c", code, tmp_path / "model.pt"])
+    assert "is of the class BeyondConfig; import it" in done.stderr
 
 
 def test_damaged_and_foreign_files(model, tmp_path):
     def refused(words):
         with pytest.raises(ValueError, match=f"model.pt: not a usable model: .*{words}") as e:
-            (load_model if words == "damaged" else tinytrm.load)(tmp_path)
+            load_model(tmp_path)
         assert "\n" not in str(e.value)
 
     path = tmp_path / "model.pt"
-    refused("No such file")
+    with pytest.raises(FileNotFoundError, match="no such model"):
+        load_model(tmp_path)
     tinytrm.save(path, model)
     assert load_model(path).config == model.config
     whole = path.read_bytes()
@@ -671,10 +671,8 @@ def test_damaged_and_foreign_files(model, tmp_path):
     path.write_bytes(whole[:at + 5] + bytes([whole[at + 5] ^ 1]) + whole[at + 6:])
     refused("damaged")
     torch.save({"some": "dict"}, path)
-    refused("format")
-    torch.save(dict(format="tinytrm-1"), path)
-    refused("train it anew")
-    other = dict(format="tinytrm-2", weights=model.state_dict(), extra={})
+    refused("train the model anew")
+    other = dict(config_class="Config", weights=model.state_dict(), extra={})
     torch.save(dict(other, config=dataclasses.asdict(tiny(dim=32))), path)
     refused("size mismatch")
     torch.save(dict(other, config=dict(unknown=1)), path)
@@ -689,9 +687,9 @@ def test_loading_executes_no_code(tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "touched"), "w"))
 
-    torch.save({"format": "tinytrm-1", "config": Evil()}, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match="not a usable model"):
-        tinytrm.load(tmp_path)
+    torch.save({"config_class": "Config", "config": Evil()}, tmp_path / "model.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        tinytrm.load(tmp_path / "model.pt")
     assert not (tmp_path / "touched").exists()
 
 

@@ -19,6 +19,7 @@ import train
 from conftest import ROOT, SMALL, TORCHRUN, program, run
 from data import maze, sudoku
 from support import cost, monitor, tasks
+from support.checkpoints import load_model
 from support.official import official_task
 from support.presets import PRESETS
 
@@ -31,7 +32,7 @@ def test_training_leaves_a_model_a_log_and_a_picture(trained):
         rows = list(csv.DictReader(file))
     assert [int(r["step"]) for r in rows] == [10, 20, 25]
     assert all(np.isfinite(float(r["loss"])) for r in rows)
-    model = tinytrm.load(out)
+    model = load_model(out)
     assert model.config.steps == 25 and model.config.dim == 16
     assert model.extra["about"]["box"] == [2, 3]
     assert not list(out.glob(".*")), "a temporary file was left behind"
@@ -43,7 +44,7 @@ def test_evaluate_agrees_with_the_library(trained, csv_folder):
     result = json.loads(stdout)
     assert {"exact_accuracy", "cell_accuracy", "puzzles", "by_step", "mean_steps"} <= set(result)
     inputs, labels, _ = sudoku.read_csv(csv_folder / "test.csv")
-    expected = tinytrm.evaluate(tinytrm.load(out), tinytrm.Puzzles(inputs, labels), steps=5)
+    expected = tinytrm.evaluate(load_model(out), tinytrm.Puzzles(inputs, labels), steps=5)
     assert result["puzzles"] == 20 and len(result["by_step"]) == 5
     assert result["cell_accuracy"] == pytest.approx(expected["cell_accuracy"], abs=1e-6)
 
@@ -59,7 +60,7 @@ def test_a_checkpoint_is_evaluated_like_a_run(trained):
 def test_same_command_same_weights(trained, csv_folder, tmp_path):
     out = tmp_path / "second"
     program("train.py", "--data", csv_folder, "--out", out, "--steps", 25, *SMALL)
-    a, b = (tinytrm.load(p).state_dict() for p in (trained[0], out))
+    a, b = (load_model(p).state_dict() for p in (trained[0], out))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -71,12 +72,12 @@ def test_one_csv_is_split_and_the_split_is_found_again(csv_folder, tmp_path, mon
     stdout, _ = program("train.py", "--data", "mine.csv", "--out", out, "--steps", 2, *SMALL)
     monkeypatch.chdir(ROOT)
     assert "54 training" in stdout and "6 held out" in stdout
-    about = tinytrm.load(out).extra["about"]
+    about = load_model(out).extra["about"]
     assert about["data"] == str(mine.resolve()), "found from anywhere"
     for words in ([], ["--data", mine]):
         result = json.loads(program("evaluate.py", out, "--json", *words)[0])
         assert result["puzzles"] == 6 and "training held out" in result["remarks"][0]
-    model = tinytrm.load(out)
+    model = load_model(out)
     held = tasks.reopen(model).test.inputs
     config = dataclasses.replace(PRESETS["sudoku6"].config, seed=0)
     again = tasks.open_task("sudoku6", config, mine)
@@ -123,7 +124,7 @@ def test_halt_reaches_the_score(tmp_path):
     words = [model, "--data", tmp_path / "t.csv", "--steps", 8, "--json", "--device", "cpu"]
     plain, halted = (json.loads(program("evaluate.py", *words, *more)[0])
                      for more in ([], ["--halt"]))
-    want = tinytrm.evaluate(tinytrm.load(model), tinytrm.Puzzles(x, y), 8, halt=True)
+    want = tinytrm.evaluate(load_model(model), tinytrm.Puzzles(x, y), 8, halt=True)
     assert plain["mean_steps"] == 8 > halted["mean_steps"] == pytest.approx(want["mean_steps"])
 
 
@@ -210,7 +211,7 @@ def test_after_nan_its_advice_can_be_taken(csv_folder, tmp_path, monkeypatch):
     words.remove("float32"), words.remove("--dtype")
     said, err = program("train.py", *words, "--resume", "--lr", 5e-4, "--dtype", "bfloat16")
     assert err.startswith("warning: ") and "if that is a slip" in err and err.count("\n") == 1
-    config = tinytrm.load(tmp_path / "run").config
+    config = load_model(tmp_path / "run").config
     assert (config.lr, config.dtype) == (5e-4, "bfloat16")
     line = next(line for line in said.splitlines() if line.startswith("resumed"))
     assert line.endswith("step 10, lr 0.006 -> 0.0005, dtype float32 -> bfloat16"), line
@@ -357,7 +358,7 @@ def test_arc_the_whole_way(arc_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stdout, _ = program("evaluate.py", arc_run, "--json", "--submission", tmp_path / "sub.json")
     assert [p.name for p in tmp_path.iterdir()] == ["sub.json"], "evaluation writes nothing else"
-    result, model = json.loads(stdout), tinytrm.load(arc_run)
+    result, model = json.loads(stdout), load_model(arc_run)
     assert result["puzzles"] == 6 and result["checkpoints"] == 1
     assert set(result["pass_at"]) == {"1", "2", "5", "10", "100", "1000"}
     assert result["exact_accuracy"] == result["pass_at"]["2"]
@@ -378,7 +379,7 @@ def test_two_processes_vote_like_one(arc_run, tmp_path):
 
 
 def test_damaged_puzzle_table_is_an_error(arc_run):
-    model = tinytrm.load(arc_run)
+    model = load_model(arc_run)
     model.extra["puzzle_ids"]["dihedral"][5] += 1
     with pytest.raises(ValueError, match="puzzle ids"):
         tasks.reopen(model)
@@ -516,7 +517,7 @@ def test_record_of_a_finished_run_in_another_folder(csv_folder, tmp_path, monkey
         "sudoku6-seed0-2.csv", "sudoku6-seed0-2.md", "sudoku6-seed0.csv", "sudoku6-seed0.md"]
     assert "\ndim = 99\n" in path.read_text(), "another's record is not replaced"
     model = tinytrm.load(tmp_path / "b/model.pt")
-    before = tinytrm.load(start).extra["trained"]["seconds"]
+    before = load_model(start).extra["trained"]["seconds"]
     assert model.extra["trained"]["seconds"] >= before > 0
 
 
