@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import os
 import re
 import time
 from pathlib import Path
@@ -165,9 +166,15 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
                 given.setdefault("two_step_phase", round(part * min(given["steps"], MOST)))
         for name, value in given.items():
             least = LEAST.get(name, 1 if isinstance(getattr(config, name), int) else 0)
-            if isinstance(value, (int, float)) and not least <= value <= MOST:
-                raise ValueError(f"{name} must be in {least}..{MOST}, not {value}")
+            most: float = 1 if name in ("ema", "halt_exploration") else MOST
+            if isinstance(value, float) and most == MOST:
+                most = math.inf
+            if isinstance(value, (int, float)) and not least <= value <= most:
+                raise ValueError(f"{name} must be in {least}..{most}, not {value}")
         config = dataclasses.replace(config, **given)
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        if config.batch_size % world:
+            raise ValueError(f"batch_size must be a multiple of {world} processes")
         if not config.expansion > 0:
             raise ValueError(f"expansion must be above 0, not {config.expansion}")
     except ValueError as e:

@@ -30,7 +30,7 @@ def load_official(source: dict | str | Path, *, seq_len: int, n: int, T: int, **
     """
     weights, where = {}, "the authors' weights" if isinstance(source, dict) else source
     for key, tensor in (source if isinstance(source, dict) else read_dict(Path(source))).items():
-        if not isinstance(key, str) or key == "format":
+        if not isinstance(key, str) or key == "config_class":
             raise ValueError(f"{where}: is TinyTRM's own: python evaluate.py {where}")
         for theirs, ours in OFFICIAL_NAMES.items():
             key = key.replace(theirs, ours)

@@ -7,15 +7,18 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import tinytrm
 from conftest import ROOT, program, run, tiny, toy_puzzles
 from data import arc, maze, sudoku
 from support import puzzle as one
 from support import report
+from support.checkpoints import load_model
 from support.puzzle import Question, Thought, ask, held_out, in_words, think_about, write
 from support.tasks import reopen, sample
 
@@ -121,7 +124,7 @@ def test_numbers_are_those_of_the_page(trained, tmp_path):
         program(*words, "--html", tmp_path / "page.html")
         text = (tmp_path / "page.html").read_text(encoding="utf-8")
         (group,) = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
-        model = tinytrm.load(path)
+        model = load_model(path)
         task = reopen(model)
         task.test = sample(task.test, 12) if more else None
         for p in group["puzzles"]:
@@ -532,9 +535,8 @@ def test_a_puzzle_that_takes_its_time(draw, monkeypatch):
     """The one nearest to the steps wanted: right after steps 1, 5 (not at 4), 9, and never."""
     y = np.ones((4, 9), int)
     answers = [np.where(np.array([[False], [k == 4], [k < 9], [True]]), 2, y) for k in range(1, 17)]
-    monkeypatch.setattr(tinytrm, "think", lambda *_: ((tinytrm.torch.from_numpy(a), 0, 0)
-                                                      for a in answers))
-    assert [draw.slow(None, y, y, wanted=w) for w in (1, 2, 4, 6, 8, 16)] == [0, 0, 1, 1, 2, 2]
+    model = SimpleNamespace(think=lambda *_: ((torch.from_numpy(a), 0, 0) for a in answers))
+    assert [draw.slow(model, y, y, wanted=w) for w in (1, 2, 4, 6, 8, 16)] == [0, 0, 1, 1, 2, 2]
 
 
 # ------------------------------------------------------------------------------------------------

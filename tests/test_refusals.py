@@ -18,7 +18,7 @@ from support.presets import PRESETS
 VALUES = ("-1", "nan", "inf", "1e400", "text", "", "99999999999999999999", "0")
 ZERO = set("save_minutes milestones eval_every eval_copies log_seconds price bench_seconds "
            "puzzle_tokens halt_exploration halt_weight micro_batch lr warmup weight_decay "
-           "puzzle_lr puzzle_weight_decay ema seed noise copies columns brief".split())
+           "puzzle_lr puzzle_weight_decay ema seed noise copies columns two_step_phase".split())
 NUMBERS = [(name, action.option_strings[0], action.dest)
            for name, p in (("train.py", train.parser()), ("evaluate.py", evaluate.parser()))
            for action in p._actions if isinstance(action.type, type) and action.type is not str
@@ -137,7 +137,7 @@ def test_files_that_are_no_puzzles(content, tmp_path, trained, refused):
 def test_puzzles_of_another_size_than_the_model(trained, tmp_path, refused):
     inputs, labels = sudoku.generate(4, (2, 2), seed=0)
     sudoku.write_csv(tmp_path / "four.csv", inputs, labels, (2, 2))
-    assert "16 cells" in refused("train.py", "--data", tmp_path / "four.csv")
+    assert "not (3, 16)" in refused("train.py", "--data", tmp_path / "four.csv")
     assert "four.csv" in refused("evaluate.py", trained[0], "--data", tmp_path / "four.csv")
 
 

@@ -236,7 +236,7 @@ def test_a_page_of_mazes_thinks_once(tasks):
 def test_what_was_seen_is_what_think_yields(keep):
     """An untrained model whose answers and q change from step to step, and whose last answer is not
     its surest; judged is what it keeps."""
-    model = tinytrm.TRM(tiny(keep=keep, seed=1))
+    model = tiny(keep=keep, seed=1).build()
     torch.nn.init.normal_(model.q_weight, generator=torch.Generator().manual_seed(0))
     x = toy_puzzles(160)
     puzzles = Puzzles(x.inputs, tinytrm.solve(model, x.inputs, x.ids, 5).answers, x.ids)
@@ -249,7 +249,7 @@ def test_what_was_seen_is_what_think_yields(keep):
     assert score(task, model, steps=5)["known"] == 1
     halted = score(task, model, 5, halt=True)
     assert halted["known"] == halted["exact_accuracy"] > 0.9
-    steps = [*tinytrm.think(model, *map(torch.from_numpy, (puzzles.inputs, puzzles.ids)), 5)]
+    steps = [*model.think(*map(torch.from_numpy, (puzzles.inputs, puzzles.ids)), 5)]
     for s, (answers, q, _) in enumerate(steps):
         assert (seen.answers[s] == answers.numpy()).all()
         assert np.allclose(seen.q[s], q.numpy(), atol=1e-5)
@@ -302,7 +302,7 @@ def test_looks_that_do_not_fit(looks, said, copying, tmp_path):
 
 
 def test_puzzles_that_do_not_fit(copying, tmp_path):
-    with pytest.raises(ValueError, match="have 4 cells, the model wants 9"):
+    with pytest.raises(ValueError, match="must have the shape \\(5, 9\\), not \\(5, 4\\)"):
         write_a_page(tmp_path / "mine.html", copying[0], toy_puzzles(5, cells=4))
 
 

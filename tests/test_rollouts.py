@@ -84,7 +84,7 @@ def test_rollouts_against_a_direct_count(task_and_model):
 
 def test_a_rollout_answers_as_solve_does():
     """Also where the surest step counts, which is not the last."""
-    model = tinytrm.TRM(tiny(keep="surest", seed=1))
+    model = tiny(keep="surest", seed=1).build()
     torch.nn.init.normal_(model.q_weight, generator=torch.Generator().manual_seed(0))
     x = toy_puzzles(50)
     solution, one = tinytrm.solve(model, x.inputs, x.ids), rollout(model, x.inputs, x.ids, 4)

@@ -150,7 +150,7 @@ def test_generated_data_is_reused_and_a_second_run_just_works(tmp_path):
 
 
 def copy_of_the_repository(folder):
-    for name in ("*.py", "data/*.py", "support/*.py"):
+    for name in ("*.py", "data/*.py", "support/*.py", "tinytrm_beyond/*.py"):
         for path in ROOT.glob(name):
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -295,25 +295,26 @@ def test_resuming_a_finished_run_says_so(csv_folder, tmp_path):
 
 def test_rows_and_columns_follow_the_size_of_the_grid():
     """Of presets that know them; what is given stays."""
-    columns = lambda *words: train.parse_args(["--preset", *words])[1].columns
+    columns = lambda *words: getattr(train.parse_args(["--preset", *words])[1], "columns", 0)
     assert columns("arc-mini") == 4 and columns("arc-mini", "--seq_len", "100") == 10
     assert columns("arc-mini", "--seq_len", "100", "--columns", "0") == 0
     assert columns("maze", "--seq_len", "100") == 0
 
 
 def test_symbols_follow_the_number_of_digits():
-    symbols = lambda *words: train.parse_args(["--preset", *words])[1].symbols
+    symbols = lambda *words: getattr(train.parse_args(["--preset", *words])[1], "symbols", 1)
     assert symbols("sudoku9") == 9 and symbols("sudoku9", "--vocab_size", "8") == 6
     assert symbols("sudoku9", "--vocab_size", "8", "--symbols", "1") == 1
     assert symbols("sudoku6", "--vocab_size", "11") == 1
 
 
-def test_brief_keeps_its_share_of_the_steps():
+def test_two_step_phase_keeps_its_share_of_the_steps():
     """8000 of 24,500; with --steps 8000 no late step would have been trained."""
-    brief = lambda *words: train.parse_args(["--preset", *words])[1].brief
-    assert brief("sudoku9", "--steps", "8000") == 8000 * 8000 // 24_500
-    assert brief("sudoku9", "--steps", "24500") == brief("sudoku9") == 8000
-    assert brief("sudoku9", "--steps", "100", "--brief", "0") == brief("sudoku6") == 0
+    phase = lambda *words: train.parse_args(["--preset", *words])[1].two_step_phase
+    assert phase("sudoku9", "--steps", "8000") == 8000 * 8000 // 24_500
+    assert phase("sudoku9", "--steps", "24500") == phase("sudoku9") == 8000
+    assert phase("sudoku9", "--steps", "100", "--two_step_phase", "0") == 0
+    assert phase("sudoku6", "--two_step_phase", "50") == 50, "a field that the paper does not have"
 
 
 def test_maze_the_whole_way(tmp_path, refused):
