@@ -33,7 +33,7 @@ from support.console import (
     guarded,
     say,
 )
-from support.cost import advice_on_memory, compile_net, wants_compilation
+from support.cost import advice_on_memory, compile_net, compiles
 from support.official import CELLS, load_official, official_task
 from support.processes import choose_device, device_of, join_processes, leave
 from support.puzzle import (
@@ -182,7 +182,7 @@ def open_model(args: argparse.Namespace, device: torch.device) -> tuple[TRM, Tas
 def ready(model: TRM, args: argparse.Namespace, device: torch.device) -> TRM:
     """The model on the device, compiled if that is wanted."""
     model.to(device)
-    if wants_compilation(args.compile, device):
+    if compiles(args.compile, device):
         size = args.batch_size or batch_of(model)
         with advice_on_memory(size, "--batch_size"):
             compile_net(model, size, training=False)
@@ -241,7 +241,7 @@ def run(args: argparse.Namespace) -> None:
     pages = [one(args, device)]
     for path in args.beside:
         args.run = path
-        if wants_compilation(args.compile, device):
+        if compiles(args.compile, device):
             torch.compiler.reset()  # else it gives up at its ninth version of TRM.net
         pages.append(one(args, device))
     if args.html and rank_and_world()[0] == 0:

@@ -94,8 +94,8 @@ class TRM(nn.Module):
         self.layers = nn.ModuleList(self.new_layer(rng) for _ in range(config.layers))
         self.token_embedding = matrix(V, D, rng)
         self.output_weight = matrix(V, D, rng)
-        self.q_weight = nn.Parameter(torch.zeros(2, D))  # two outputs, as the authors have; only
-        self.q_bias = nn.Parameter(torch.full((2,), -5.0))  # the first is used. At first: not sure
+        self.q_weight = nn.Parameter(torch.zeros(2, D))  # two outputs, as the authors; one is used
+        self.q_bias = nn.Parameter(torch.full((2,), -5.0))  # q = -5: in the beginning, never sure
         # Not parameters: where y and z start, random and never learned; and the puzzle table, for
         # AdamW would also move the rows that a step does not use. Sign-SGD trains it (section 6).
         self.y_init = nn.Buffer(truncated_normal(1.0, (D,), rng))
@@ -305,9 +305,8 @@ def losses(config, logits, q, labels):
     whether all of them are right just now. Through y, both train the whole network."""
     # NOTE(paper): stablemax in float32. Theirs is in float64, which not every device has.
     log_p = log_stablemax(logits) if config.loss == "stablemax" else logits.log_softmax(-1)
-    cell_loss = -log_p.gather(-1, labels[..., None])[..., 0]
-    labelled = labels > 0
-    answer_loss = (cell_loss * labelled).sum(-1) / labelled.sum(-1).clamp(min=1)
+    cell_loss = F.nll_loss(log_p.mT, labels, ignore_index=0, reduction="none")  # (B, cells)
+    answer_loss = cell_loss.sum(-1) / (labels > 0).sum(-1).clamp(min=1)
     share, exact = marks(logits.argmax(-1), labels)
     halting_loss = F.binary_cross_entropy_with_logits(q, exact.float(), reduction="none")
     return answer_loss, halting_loss, share, exact
@@ -371,6 +370,7 @@ class State:
     """All that training changes. Whoever keeps it can go on exactly where training stopped."""
     def __init__(self, config, device="cpu"):
         rank, world = rank_and_world()
+        assert config.batch_size % world == 0, f"batch_size: no multiple of {world} processes"
         self.step = 0
         self.model = config.build().to(device)
         self.ema = config.build().to(device).requires_grad_(False)  # the averaged weights
@@ -446,7 +446,6 @@ def update(state, puzzle_grads):
         dist.all_reduce(flat)
         nn.utils.vector_to_parameters(flat, grads)
         ids, puzzle_grads = gather(ids), gather(puzzle_grads)
-
     factor = lr_factor(config, state.step)
     state.optimizer.param_groups[0]["lr"] = config.lr * factor
     state.optimizer.step()

@@ -6,7 +6,6 @@
     torchrun --nproc_per_node=4 train.py --preset arc1  # four GPUs compute the same as one
     python train.py --preset sudoku --resume            # go on where it stopped
     python train.py --preset arc1 --dry-run             # parameters, FLOPs, hours, dollars
-    torchrun --nproc_per_node=4 --max-restarts=1 train.py --preset arc1 --rehearse  # all of it once
     python train.py --preset sudoku --bench             # speed of this machine, plain and compiled
 
 The method is in tinytrm.py. Here is the story around it; support/ has its parts. A run folder holds
@@ -46,7 +45,6 @@ from support.monitor import Monitor, Schedule, start_metrics
 from support.presets import PRESETS
 from support.processes import choose_device, from_rank_0, join_processes, leave, rank_0_first
 from support.record import check_record, write_record
-from support.rehearse import rehearse
 from support.report import Live, page_path
 from support.rollouts import rollouts, search
 from support.scoring import Seen, batch_of, describe, score, thinking
@@ -120,12 +118,8 @@ def parser() -> Parser:
     g = p.add_argument_group("instead of training")
     how = g.add_mutually_exclusive_group()
     how.add_argument("--dry-run", action="store_true", help="estimate FLOPs, hours and dollars")
-    how.add_argument("--rehearse", action="store_true", help="do all of it once: some steps, a "
-                     "checkpoint, a resumption, a batch of evaluation; under torchrun "
-                     "--max-restarts=1 lose a process; predict hours and dollars")
     how.add_argument("--bench", action="store_true",
                      help="time steps on random puzzles, plain and compiled")
-    g.add_argument("--bench_seconds", type=amount, metavar="S", help="for each of the two (20)")
     g.add_argument("--gpus", type=count, metavar="N", help="--dry-run: how many (4); --bench: the "
                    "share of one of so many (1)")
     g.add_argument("--price", type=amount, default=2.5, help="dollars per GPU-hour")
@@ -191,13 +185,11 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
         p.useless(args, "hints", f"for {kind}")
     if config.mixer == "mlp":
         p.useless(args, "heads columns", "with --mixer mlp")
-    for how in ("dry_run", "rehearse", "bench"):
+    for how in ("dry_run", "bench"):
         if getattr(args, how):
             p.useless(args, "html record", f"with --{how.replace('_', '-')}")
-    if not args.bench:
-        p.useless(args, "bench_seconds", "without --bench")
-        if not args.dry_run:
-            p.useless(args, "gpus", "without --dry-run or --bench: torchrun says how many")
+    if not args.bench and not args.dry_run:
+        p.useless(args, "gpus", "without --dry-run or --bench: torchrun says how many")
     return args, config
 
 
@@ -211,31 +203,27 @@ def run(args: argparse.Namespace, config: Config) -> None:
         return cost.dry_run(config, args.gpus or 4, args.price)
     device = choose_device(args.device)
     if args.bench:
-        return cost.bench(config, device, args.preset, args.bench_seconds or 20, args.gpus or 1)
+        return cost.bench(config, device, args.preset, args.gpus or 1)
     join_processes(device)
-    cost.fits_in_memory(config, device)
+    cost.check_memory(config, device)
     out = args.out or Path("runs") / args.preset
-    given, start = args.out is not None, None
-    if not args.rehearse:
-        start = from_rank_0(check_folder, out, given, args.resume, args.overwrite)
+    given = args.out is not None
+    start = from_rank_0(check_folder, out, given, args.resume, args.overwrite)
     if args.record:
         check_record(args.record)
     html = page_path(args.html, out)
     task = rank_0_first(prepare, args, config)
     schedule = Schedule(args.save_every, args.save_minutes, args.save_last, args.eval_every,
                         args.milestones, args.log_seconds, args.price)
-    with cost.advice_on_memory(1, ""):
-        state = State(task.config, device)
+    state = State(task.config, device)
     remark = read_checkpoint(start, state, task.about) if start else ""
     if " -> " in remark and rank_and_world()[0] == 0:
         warn(f"{start} goes on with other settings{remark}; give the same flags if that is a slip")
     if rank_and_world()[0] == 0:
         say(headline(task, state))
-    if cost.wants_compilation(args.compile, device, task.config):
-        cost.compile_net(state.model, cost.pieces(task.config))
+    if cost.compiles(args.compile, device, task.config.steps):
+        cost.compile_net(state.model, cost.slots_at_once(task.config))
         cost.compile_net(state.ema, batch_of(state.ema), training=False)
-    if args.rehearse:
-        return rehearse(task, state, out, schedule)
 
     with entered(out, given, start, args.overwrite) as said:
         if rank_and_world()[0] == 0:
@@ -245,7 +233,7 @@ def run(args: argparse.Namespace, config: Config) -> None:
             start_metrics(out / "metrics.csv", state.step)
         page = Live(html, task, out) if html and rank_and_world()[0] == 0 else None
         begun, first, monitor = time.time(), state.step, Monitor(out, task, schedule, page)
-        with signals.later(), cost.advice_on_memory(cost.pieces(config), "--micro_batch"):
+        with signals.later(), cost.advice_on_memory(cost.slots_at_once(config), "--micro_batch"):
             tinytrm.train(task.config, task.train, state=state, on_step=monitor)
         with signals.at_once("stopped while evaluating, all saved; go on with --resume"):
             how = monitor.trained(state)

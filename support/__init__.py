@@ -11,7 +11,6 @@
     checkpoints.py  a folder that appears whole or not at all
     monitor.py      during training: the log, evaluations, checkpoints
     cost.py         FLOPs, memory, hours, dollars; torch.compile; the benchmark
-    rehearse.py     everything of a long run once, in a minute, before money is spent
     record.py       a finished run as a page of text
     puzzle.py       one puzzle, step by step: in words, as JSON, as pictures
     pictures.py     how puzzles are drawn; the only file that needs matplotlib to be imported

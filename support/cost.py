@@ -1,322 +1,265 @@
-"""What a run costs: FLOPs, memory, hours, dollars, by formula and by the clock; torch.compile."""
+"""What a run costs: FLOPs, memory, hours, dollars. torch.compile, and the benchmark."""
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import tinytrm
-from support.console import out_of_memory, say, warn
-from support.processes import first_said
-from tinytrm import Config, State, compute_dtype, inner_width, rank_and_world
+from support.console import out_of_memory, say
+from tinytrm import Config, State, rank_and_world
 
-# The GPU of the estimates: an NVIDIA H100. What it reaches in practice, not what is printed on it.
-CARD, BANDWIDTH = "H100", 2.6e12  # bytes/s
-FLOPS = 550e12, 250e12  # FLOP/s of bfloat16 products along the features and along the sequence
-# How often each number that a network call makes travels to memory or back: eager, compiled.
-TRAVELS = {"mlp": (4.0, 1.5), "attention": (7.6, 1.75)}
+# The GPU of the estimates. A compiled network that fills it should reach about this share of what
+# is printed on it; a small one, which waits for launches, reaches less. Not measured yet.
+CARD, PEAK, SHARE = "H100", 989e12, 0.27  # FLOP/s in bfloat16
 
 
 # ------------------------------------------------------------------------------------------------
-# By formula
+# By counting
 
 
-def symbols(config: Config) -> int:
-    """K of tinytrm_beyond.symbols; 1 in the paper."""
-    return getattr(config, "symbols", 1)
-
-
-def products(config: Config) -> tuple[float, float]:
-    """FLOPs of the matrix products of one optimizer step, forward calls + 2 x the calls with
-    gradient: those along the features, and those along the sequence."""
-    L, D, K, inner = config.length, config.dim, symbols(config), partial(inner_width, config)
-    if config.mixer == "mlp":
-        features, sequence = 0, 2 * K * D * 3 * L * inner(L)
-    else:
-        features, sequence = 2 * K * L * 4 * D * D, 4 * K * L * L * D
-    features += 2 * L * (3 * K * D * inner(D) + (K > 1) * D * D)
-    heads = 2 * config.seq_len * K * D * config.vocab_size
-    calls = config.batch_size * (config.T + 2) * (config.n + 1)
-    return (calls * config.layers * features + 3 * config.batch_size * heads,
-            calls * config.layers * sequence)
-
-
-def flops_per_step(config: Config) -> float:
-    """FLOPs of all matrix products of one optimizer step."""
-    return sum(products(config))
-
-
-def numbers_per_call(config: Config) -> int:
-    """Numbers that one call of the network makes on the way, for one puzzle."""
-    L, D = config.length, config.dim
-    mix = 3 * inner_width(config, L) * D if config.mixer == "mlp" else 5 * L * D
-    return config.layers * symbols(config) * (mix + 3 * L * inner_width(config, D))
-
-
-def seconds_per_step(config: Config, gpus: int) -> tuple[float, float]:
-    """An estimate for this CARD: eager, compiled. Right within a third for models that fill it."""
-    calls = (config.T + 2) * (config.n + 1)  # the backward pass of a call counts twice
-    made = 2 * numbers_per_call(config) * calls * config.batch_size / gpus  # bytes, bfloat16
-    seconds = sum(flops / gpus / speed for flops, speed in zip(products(config), FLOPS))
-    eager, compiled = (seconds + k * made / BANDWIDTH for k in TRAVELS[config.mixer])
-    return eager, compiled
-
-
-def hours(config: Config, gpus: int) -> tuple[float, float]:
-    """Hours of training on so many CARDs: eager, compiled."""
-    eager, compiled = (step * config.steps / 3600 for step in seconds_per_step(config, gpus))
-    return eager, compiled
-
-
-def shapes(config: Config) -> dict[str, tuple[int, int]]:
-    """The matrices of one layer, (out, in)."""
-    L, D, inner = config.length, config.dim, partial(inner_width, config)
-    mlp = dict(mix_in=(2 * inner(L), L), mix_out=(L, inner(L)))
-    mix = mlp if config.mixer == "mlp" else dict(mix_in=(3 * D, D), mix_out=(D, D))
-    symbol = dict(mix_symbols=(D, D)) if symbols(config) > 1 else {}
-    return dict(**mix, gate_up=(2 * inner(D), D), down=(D, inner(D)), **symbol)
+def on_paper(config: Config, batch: int = 1) -> tuple[tinytrm.TRM, tuple[torch.Tensor, ...]]:
+    """A network that has shapes but no numbers ("meta"), and what it is given for a batch."""
+    with torch.device("meta"):
+        model = dataclasses.replace(config, num_puzzle_ids=1, dtype="bfloat16").build()
+        inputs = torch.zeros(batch, config.seq_len, dtype=torch.long)
+        rows = torch.zeros(batch, config.dim)
+        y, z = model.start(batch)
+    return model, (inputs, rows, y, z)
 
 
 def parameters(config: Config) -> int:
-    """Trained numbers of the network, without the puzzle table, and without making them."""
-    layer, D = sum(out * k for out, k in shapes(config).values()), config.dim
-    rows = min(config.vocab_size, config.vocab_size - symbols(config) + 2)  # as in SymbolTRM
-    return config.layers * layer + 2 * rows * D + 2 * D + 2
+    """Trained numbers of the network, without the puzzle table."""
+    model, _ = on_paper(config)
+    return sum(p.numel() for p in model.parameters())
 
 
-def dry_run(config: Config, gpus: int, price: float) -> None:
-    """Print parameters, FLOPs, steps, hours and dollars. Raises ValueError."""
-    network, rows, cycle = parameters(config), config.num_puzzle_ids, config.n + 1
-    say(f"parameters  {network:,} in the network, {network + rows * config.dim:,} with the "
-        f"{rows:,}-row puzzle table\n"
-        f"FLOPs       {flops_per_step(config):.3g} a step: {config.batch_size} puzzles, "
-        f"{config.T * cycle} network calls, {cycle} of them with gradient\n"
-        f"steps       {config.steps:,}, {config.steps * flops_per_step(config):.3g} FLOPs in all")
-    for name, h, step in zip(("compiled", "eager"), hours(config, gpus)[::-1],
-                             seconds_per_step(config, gpus)[::-1]):
-        say(f"{name:11} {h:.1f} hours, ${h * gpus * price:,.0f}; {1000 * step:.0f} ms a step")
-    say(f"            estimates, not measured, for {gpus} x {CARD} at ${price:g} an hour each: "
-        f"products at\n            {FLOPS[0] / 1e12:.0f} TFLOP/s, those along the sequence at "
-        f"{FLOPS[1] / 1e12:.0f}, the rest at {BANDWIDTH / 1e12:g} TB/s; small models\n"
-        "            take longer. --rehearse measures")
+def flops_per_step(config: Config) -> float:
+    """FLOPs of all matrix products of one step of the optimizer, forward and backward."""
+    model, given = on_paper(config)
+    with FlopCounterMode(display=False) as counter:
+        _, _, logits, q = model(*given)
+        (logits.sum() + q.sum()).backward()
+    return config.batch_size * counter.get_total_flops()
 
 
-# ------------------------------------------------------------------------------------------------
-# Memory
+def bytes_kept(config: Config, batch: int) -> int:
+    """Memory that the forward pass keeps of a batch for the backward pass, in bfloat16."""
+    model, given = on_paper(config, batch)
+    scores = (config.length, config.length)  # of attention; the fused one of a GPU keeps none
+    kept: dict[int, torch.UntypedStorage] = {}  # each once, though several tensors may share it
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape[-2:] != scores:
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(*given)
+    return sum(storage.nbytes() for storage in kept.values())
 
 
-def fits_in_memory(config: Config, device: torch.device) -> None:
-    """Raise ValueError when the weights, or what one backward pass must remember, are clearly too
-    much: Linux hands out memory that it does not have, and kills the process later without a word.
-    """
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
-    if device.type in ("cpu", "mps") and hasattr(os, "sysconf"):  # not on Windows
-        have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    elif device.type == "cuda":
-        have = torch.cuda.get_device_properties(device).total_memory / 2**30
+def bytes_per_puzzle(config: Config) -> int:
+    """The part of `bytes_kept` that grows with the batch."""
+    return bytes_kept(config, 2) - bytes_kept(config, 1)
+
+
+def slots_at_once(config: Config) -> int:
+    """Slots of one process in one backward pass."""
+    share = config.batch_size // rank_and_world()[1]
+    return min(config.micro_batch or share, share)
+
+
+def check_memory(config: Config, device: torch.device) -> None:
+    """Raise ValueError when weights or one backward pass clearly need more memory than there is:
+    Linux hands out memory that it does not have, and kills the process later without a word."""
+    if device.type == "cuda":
+        processes, have = 1, torch.cuda.get_device_properties(device).total_memory
+    elif hasattr(os, "sysconf"):  # not on Windows
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     else:
         return
     # Weights, their gradients, two moments, the average, in float32; the table is not copied.
-    weights = here * (20 * parameters(config) + 4 * config.num_puzzle_ids * config.dim) / 2**30
-    if weights > have:
-        raise ValueError(f"the model's weights and their optimizer need {weights:.0f} GiB, there "
-                         f"are {have:.0f}: lower dim, layers, expansion, seq_len, vocab_size or "
-                         "num_puzzle_ids")
-    batch = pieces(config)
-    one = 2 * (config.n + 1) * numbers_per_call(config) + 8 * config.seq_len * config.vocab_size
-    needed = here * batch * one / 2**30
+    weights = 20 * parameters(config) + 4 * config.num_puzzle_ids * config.dim
+    if processes * weights > have:
+        raise ValueError(f"the weights and their optimizer need {gib(weights)}, there are "
+                         f"{gib(have)}: take a smaller dim, expansion or num_puzzle_ids")
+    slots = slots_at_once(config)
+    needed = processes * (weights + slots * bytes_per_puzzle(config))
     if needed > have:
-        fits = max(1, int(batch * have / needed / 4))
-        raise ValueError(f"{batch} puzzles at a time{' in each process' * (here > 1)} need over "
-                         f"{needed:.0f} GiB of memory, there are {have:.0f}; --micro_batch {fits} "
-                         "computes the same")
-
-
-def pieces(config: Config) -> int:
-    """Puzzles in one backward pass of one process."""
-    share = config.batch_size // rank_and_world()[1]
-    return min(config.micro_batch or share, share)
+        fits = max(1, int(slots * have / needed / 2))
+        raise ValueError(f"{slots} puzzles at a time need about {gib(needed)} of memory, there are "
+                         f"{gib(have)}; --micro_batch {fits} computes the same")
 
 
 @contextmanager
 def advice_on_memory(batch: int, flag: str) -> Iterator[None]:
     """Turn running out of memory in here, with so many puzzles at a time, into a ValueError that
-    says what helps. No flag: there are no puzzles yet, only the model."""
+    says what helps."""
     try:
         yield
     except (RuntimeError, MemoryError) as e:
         if not out_of_memory(e):
             raise
-        if not flag:
-            raise ValueError("the model does not fit in memory; take a smaller one") from None
-        fits = (f"{flag} {batch // 4} computes the same" if batch >= 4
-                else "take a smaller model, or more processes")
-        raise ValueError(f"{batch} puzzles at a time do not fit in memory; {fits}") from None
+        helps = f"{flag} {batch // 4} computes the same" if batch >= 4 else "take a smaller model"
+        raise ValueError(f"{batch} puzzles at a time do not fit in memory; {helps}") from None
+
+
+def hours(config: Config, gpus: int) -> float:
+    """An estimate for so many CARDs, compiled."""
+    return config.steps * flops_per_step(config) / (gpus * PEAK * SHARE) / 3600
+
+
+def dry_run(config: Config, gpus: int, price: float) -> None:
+    """Print parameters, FLOPs, memory, hours and dollars."""
+    step = flops_per_step(config)
+    network = parameters(config)
+    table = config.num_puzzle_ids * config.dim
+    calls = config.T * (config.n + 1)
+    memory = config.batch_size / gpus * bytes_per_puzzle(config)
+    time_of_all = hours(config, gpus)
+    say(f"parameters  {network:,} in the network, {table:,} in the puzzle table of "
+        f"{config.num_puzzle_ids:,} rows")
+    say(f"FLOPs       {step:.3g} a step: {config.batch_size} puzzles, {calls} calls of the "
+        f"network, {config.n + 1} of them with gradient")
+    say(f"            {config.steps * step:.3g} in all {config.steps:,} steps")
+    say(f"memory      {gib(memory)} on each GPU for one backward pass; --micro_batch divides it")
+    say(f"time        {time_of_all:.1f} hours, ${time_of_all * gpus * price:,.0f} on {gpus} x "
+        f"{CARD} at ${price:g} an hour each")
+    say(f"            an estimate, not measured: {SHARE:.0%} of a {CARD}'s {PEAK / 1e12:.0f} "
+        "TFLOP/s; small networks take longer")
+
+
+# ------------------------------------------------------------------------------------------------
+# This machine
 
 
 def memory_used(device: torch.device) -> float:
-    """GiB: on CUDA the most that was allocated, else the most this process ever held."""
+    """Bytes: on CUDA the most that was allocated, else the most this process ever held."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        return torch.cuda.max_memory_allocated(device)
     try:
         import resource
     except ImportError:  # Windows
-        return math.nan
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (2**30 if sys.platform == "darwin" else 2**20)
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def gib(memory: float, digits: int = 1) -> str:
-    """Of what `memory_used` returns."""
-    return "? GiB" if math.isnan(memory) else f"{memory:.{digits}f} GiB"
-
-
-def describe_device(device: torch.device) -> str:
-    """The name of the hardware."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    can: dict = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 cannot say
-    name = can.get("cpu_name", "")
-    return f"{device.type}" + (f" ({name})" if name else "")
+def gib(size: float) -> str:
+    """Bytes in words."""
+    return f"{size / 2**30:.1f} GiB"
 
 
 def hardware(device: torch.device) -> str:
     """What all processes run on."""
-    processes = f"{rank_and_world()[1]} x " if rank_and_world()[1] > 1 else ""
-    return processes + describe_device(device) + threads(device)
-
-
-def threads(device: torch.device) -> str:
-    """How many, where that matters."""
-    count = torch.get_num_threads()
-    return f", {count} thread{'s' * (count > 1)}" if device.type == "cpu" else ""
+    world = rank_and_world()[1]
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        threads = torch.get_num_threads()
+        cpu = torch.cpu.get_capabilities().get("cpu_name", "")
+        name = f"{device.type} ({cpu}), {threads} thread{'s' if threads > 1 else ''}"
+    return f"{world} x {name}" if world > 1 else name
 
 
 def dtype_name(config: Config, device: torch.device) -> str:
     """Of the forward pass, as people write it."""
-    return str(compute_dtype(config, device)).removeprefix("torch.")
+    return str(tinytrm.compute_dtype(config, device)).removeprefix("torch.")
 
 
 # ------------------------------------------------------------------------------------------------
-# torch.compile
+# torch.compile, and the benchmark
 
 
-def wants_compilation(flag: bool | None, device: torch.device, config: Config | None = None
-                      ) -> bool:
-    """What --compile and --no-compile say, else: on a GPU, which it makes twice as fast; but not
-    for a training that should gain less than the minute it takes: by `hours`, or, as small networks
-    wait for launches that those do not count, by its steps."""
-    if flag is not None or device.type != "cuda":
-        return bool(flag)
-    if config is None:
-        return True
-    eager, compiled = hours(config, rank_and_world()[1])
-    return 3600 * (eager - compiled) > 60 or config.steps >= 10_000
+def compiles(flag: bool | None, device: torch.device, steps: int | None = None) -> bool:
+    """What --compile and --no-compile say; else on a GPU, unless the training is a short one."""
+    if flag is not None:
+        return flag
+    return device.type == "cuda" and (steps is None or steps >= 10_000)
 
 
-def compile_net(model: tinytrm.TRM, batch: int, training: bool = True) -> bool:
-    """Replace `model.net` by a compiled one; False, and a warning, where that is impossible.
+def compile_net(model: tinytrm.TRM, batch: int, training: bool = True) -> None:
+    """Replace `model.net` by a compiled one. Raises ValueError with the compiler's whole reason.
 
     The network alone, not the whole step: it is compiled once without gradient and, for training,
     once with, and called T * (n + 1) times; the loops around it stay Python. The whole step takes
     longer to compile and was not faster (docs/experiments.md).
     """
-    plain, problem = model.net, ""
     # Training has one shape of batches, evaluation two or more: its second is compiled for all.
-    model.net = torch.compile(plain,  # type: ignore[method-assign]
-                              dynamic=False if training else None)
+    dynamic = False if training else None
+    model.net = torch.compile(model.net, dynamic=dynamic)  # type: ignore[method-assign]
     h = model.start(batch)[0]
     try:  # compilers complain at the first call only
         with torch.no_grad():
             model.net(h)
         if training:
-            model.net(h.requires_grad_()).float().sum().backward()  # as in training: x learns, too
+            model.net(h.requires_grad_()).float().sum().backward()
             model.zero_grad()
     except Exception as e:  # torch names the reasons by a dozen classes
         if out_of_memory(e):
             raise
-        problem = " ".join(str(e).split())[:100]
-    if problem := first_said(problem):
-        model.net = plain  # type: ignore[method-assign]
-        if rank_and_world()[0] == 0:
-            warn(f"--compile found no working compiler, going on without: {problem}")
-    return model.net is not plain
-
-
-# ------------------------------------------------------------------------------------------------
-# By the clock
-
-
-def bench(config: Config, device: torch.device, name: str, seconds: float, gpus: int) -> None:
-    """Print steps/s, puzzles/s (supervision steps of one puzzle), FLOP/s of the matrix products,
-    their share of what this machine reaches at those shapes, and peak memory, for the share that
-    one of `gpus` processes has of the batch, plain and compiled. Raises ValueError."""
-    config = dataclasses.replace(config, num_puzzle_ids=min(config.num_puzzle_ids, 100_000),
-                                 batch_size=max(1, config.batch_size // gpus))
-    fits_in_memory(config, device)
-    cells = (config.batch_size, config.seq_len)
-    tokens = np.random.default_rng(config.seed).integers(1, config.vocab_size, cells)
-    puzzles, peak, lines = tinytrm.Puzzles(tokens, tokens), matmul_peak(config, device), []
-    for how in ("plain", "compiled"):
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        state, begun = State(config, device), time.perf_counter()
-        times: list[float] = []
-        if how == "compiled" and not compile_net(state.model, pieces(config)):
-            break
-        while len(times) < 5 or sum(times[3:]) < seconds:
-            times.append(timed_step(state, puzzles))
-            if len(times) == 3:  # the first steps compile and warm up
-                ready = time.perf_counter() - begun
-        peak = max(peak, matmul_peak(config, device))  # before and after: clocks change
-        lines.append((how, float(np.median(times[3:])), ready, memory_used(device)))
-    K = symbols(config)
-    width = f"{K} x " * (K > 1) + str(config.dim)
-    say(f"bench     {name}: {config.mixer} mixer, {config.length} positions, D {width}, n "
-        f"{config.n}, T {config.T}, batch {config.batch_size}, {dtype_name(config, device)} on "
-        f"{describe_device(device)}{threads(device)}\n"
-        f"matmul    {peak / 1e9:,.0f} GFLOP/s, the best of the network's own products")
-    for how, step, ready, memory in lines:
-        speed = flops_per_step(config) / step
-        say(f"{how:9} {1 / step:.3g} steps/s   {config.batch_size / step:,.0f} puzzles/s   "
-            f"{speed / 1e9:,.0f} GFLOP/s, {speed / peak:.0%} of matmul   {gib(memory, 2)}   "
-            f"first 3 steps {ready:.0f} s")
+        raise ValueError(f"torch.compile failed; --no-compile goes without it. {e}") from e
 
 
 def timed_step(state: State, puzzles: tinytrm.Puzzles) -> float:
     """Seconds of one more training step, on the clock of the device."""
-    start = time.perf_counter()
-    one = dataclasses.replace(state.model.config, steps=state.step + 1)
-    tinytrm.train(one, puzzles, state=state, on_step=lambda _, m: m["loss"].item())
-    return time.perf_counter() - start
+    begun = time.perf_counter()
+    config = dataclasses.replace(state.model.config, steps=state.step + 1)
+    wait = lambda state, metrics: metrics["loss"].item()
+    tinytrm.train(config, puzzles, state=state, on_step=wait)
+    return time.perf_counter() - begun
 
 
-def matmul_peak(config: Config, device: torch.device) -> float:
-    """FLOP/s of the fastest of the matrix products of one layer, at their own shapes."""
-    B, L, D, dtype = config.batch_size, config.length, config.dim, compute_dtype(config, device)
-    rates = []
-    for name, (out, fan_in) in shapes(config).items():
-        along_sequence = config.mixer == "mlp" and name in ("mix_in", "mix_out")
-        columns = B * (D if along_sequence else L)
-        columns *= 1 if name == "mix_symbols" else symbols(config)
-        weight, h = torch.randn(out, fan_in), torch.randn(fan_in, columns)
-        # Features last, as in F.linear; the mixing along the sequence multiplies from the left.
-        product = (weight, h) if along_sequence else (h.T.contiguous(), weight.T)
-        a, b = (t.to(device, dtype) for t in product)
-        seconds = []
-        for _ in range(12):
-            start = time.perf_counter()
-            c = a @ b
-            if device.type != "cpu":
-                c.ravel()[0].item()  # wait
-            seconds.append(time.perf_counter() - start)
-        rates.append(2 * out * fan_in * columns / np.median(seconds[2:]))
-    return max(rates)
+def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product."""
+    n = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(n, n, device=device).to(dtype)
+    seconds = []
+    for _ in range(8):
+        begun = time.perf_counter()
+        (a @ a)[0, 0].item()
+        seconds.append(time.perf_counter() - begun)
+    return 2 * n**3 / min(seconds)
+
+
+def bench(config: Config, device: torch.device, name: str, gpus: int = 1,
+          seconds: float = 20) -> None:
+    """Time training steps on random puzzles, plain and compiled, for the share that one of `gpus`
+    processes has of the batch. Print steps/s, puzzles/s (supervision steps of one puzzle), FLOP/s
+    of the matrix products and their share of a large product's, and memory."""
+    rows = min(config.num_puzzle_ids, 100_000)
+    batch = max(1, config.batch_size // gpus)
+    config = dataclasses.replace(config, num_puzzle_ids=rows, batch_size=batch)
+    check_memory(config, device)
+    rng = np.random.default_rng(config.seed)
+    tokens = rng.integers(1, config.vocab_size, (batch, config.seq_len))
+    puzzles = tinytrm.Puzzles(tokens, tokens)
+    speed = matmul_speed(device, tinytrm.compute_dtype(config, device))
+    say(f"bench     {name}: {config.mixer} mixer, {config.length} positions, D {config.dim}, n "
+        f"{config.n}, T {config.T}, batch {batch}, {dtype_name(config, device)} on "
+        f"{hardware(device)}; a large matrix product: {speed / 1e9:,.0f} GFLOP/s")
+    for how in ("plain", "compiled"):
+        state = State(config, device)
+        begun = time.perf_counter()
+        if how == "compiled":
+            compile_net(state.model, slots_at_once(config))
+        warm = [timed_step(state, puzzles) for _ in range(3)]
+        ready = time.perf_counter() - begun
+        times = [warm[-1]]
+        while len(times) < 3 or sum(times) < seconds:
+            times.append(timed_step(state, puzzles))
+        step = float(np.median(times))
+        flops = flops_per_step(config) / step
+        say(f"{how:9} {1000 * step:.4g} ms a step   {batch / step:,.0f} puzzles/s   "
+            f"{flops / 1e9:,.0f} GFLOP/s, {flops / speed:.0%} of a large product   "
+            f"{gib(memory_used(device))}   first 3 steps {ready:.0f} s")

@@ -18,9 +18,9 @@ from torch import Tensor
 
 import tinytrm
 from data.files import replacing
-from support.checkpoints import save_model, write_checkpoint
+from support.checkpoints import read_dict, save_model, write_checkpoint
 from support.console import Stopped, reason, say, signals, warn
-from support.cost import dtype_name, gib, hardware, memory_used
+from support.cost import CARD, dtype_name, gib, hardware, hours, memory_used
 from support.folders import checkpoints
 from support.processes import agree
 from support.scoring import Seen, score
@@ -32,6 +32,7 @@ METRICS = ("loss", "answer_loss", "halting_loss", "count",
 HEADER = ["step", "seconds", "lr", *METRICS, "held_out_exact"]
 LONG, LOOKS = 600, 20  # seconds that make a run a long one, which is evaluated so many times
 SYNC = 10  # steps; only so often are figures fetched, and the other processes asked
+TIMED = 30  # steps of the first minute, see `Monitor.rehearse`
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Monitor:
         self.pause, self.logged = 0.0, 0.0
         self.first_step: int | None = None
         self.since: tuple[int, float] | None = None  # step and seconds when all was warm
+        self.rehearsed = False
 
     def __call__(self, state: State, metrics: dict[str, Tensor]) -> None:
         if self.first_step is None:
@@ -98,6 +100,35 @@ class Monitor:
         self.save_or_stop(state, save or last, last)
         if self.since is None:
             self.since = step, self.seconds()
+        elif step - self.since[0] >= TIMED and not self.rehearsed and not last:
+            self.rehearse(state)
+
+    def rehearse(self, state: State) -> None:
+        """In the first minute of every run: what it will take, as measured, and a checkpoint that
+        is written and read back. Raises ValueError if it does not give back the weights, OSError.
+        """
+        self.rehearsed, begun = True, time.time()
+        write_checkpoint(self.out, state, self.schedule.save_last, **self.extra(state))
+        if rank_and_world()[0] == 0:
+            folder = checkpoints(self.out)[-1]
+            weights = read_dict(folder / "state.pt")["weights"]
+            for name, weight in weights.items():
+                if not torch.equal(weight, state.model.state_dict()[name].cpu()):
+                    raise ValueError(f"{folder}: does not give back {name} as it was written")
+            size = sum(f.stat().st_size for f in folder.iterdir())
+            left, device, world = self.left(state), state.slots.ids.device, rank_and_world()[1]
+            cost = ""
+            if device.type == "cuda":
+                dollars = left / 3600 * world * self.schedule.price
+                cost = (f", ${dollars:,.2f}; the estimate for {CARD}s was "
+                        f"{hours(self.config, world):.1f} h")
+            say(f"measured  {1000 / self.speed(state):.3g} ms a step, "
+                f"{gib(memory_used(device))} in each process; "
+                f"{timedelta(seconds=left)} left{cost}\n"
+                f"          a checkpoint of {size / 1e6:.1f} MB was written and read back in "
+                f"{time.time() - begun:.1f} s")
+        self.saved = time.time()
+        self.pause += self.saved - begun
 
     def seconds(self) -> float:
         """Of training, since this process began; evaluations are not training."""
@@ -175,7 +206,7 @@ class Monitor:
         return dict(steps=state.step, seconds=round(before + self.seconds(), 2),
                     hardware=[*(h for h in earlier if h != here), here],
                     gpu_hours=was.get("gpu_hours", 0.0) + gpus * hours, price=self.schedule.price,
-                    memory=max(was.get("memory", 0.0), round(memory_used(device), 2)),
+                    memory=max(was.get("memory", 0.0), round(memory_used(device) / 2**30, 2)),
                     dtype=dtype_name(self.config, device), torch=str(torch.__version__),
                     date=time.strftime("%Y-%m-%d"))
 

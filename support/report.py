@@ -267,9 +267,10 @@ def facts(task: Task, model: TRM, rows: list[dict[str, str]], trained: dict | No
           steps: int | None = None) -> list[list[str]]:
     """Pairs of what and how much."""
     c, device = model.config, device_of(model)
+    symbols = getattr(c, "symbols", 1)
     found = [["parameters", f"{sum(p.numel() for p in model.parameters()):,}"],
              ["network", f"{c.layers} layers, {c.mixer} mixer (how cells see each other), "
-                         f"dim {f'{cost.symbols(c)} x ' * (cost.symbols(c) > 1)}{c.dim}"],
+                         f"dim {f'{symbols} x ' * (symbols > 1)}{c.dim}"],
              ["in one step", f"n = {c.n} times the scratchpad, then the answer; all this "
                              f"T = {c.T} {'time' if c.T == 1 else 'times'}"],
              ["steps", f"trained with at most {c.N_sup} a puzzle (N_sup), thinks "

@@ -46,7 +46,7 @@ def test_a_gpu_computes_what_the_cpu_does(device):
 @DEVICES
 @pytest.mark.slow
 def test_programs_choose_the_device_by_themselves(device, tmp_path):
-    """Train, resume, compile, evaluate there and on the CPU, bench, rehearse."""
+    """Train, resume, compile, evaluate there and on the CPU, bench."""
     out = tmp_path / "run"
     words = ["--preset", "sudoku4", "--out", out, "--eval_puzzles", 50, "--dtype", "float32"]
     program = lambda name, *more: seen(ROOT / name, *more, device=device)
@@ -57,5 +57,4 @@ def test_programs_choose_the_device_by_themselves(device, tmp_path):
     here, there = (json.loads(program("evaluate.py", out, "--json", *more))
                    for more in ([], ["--device", "cpu"]))
     assert here["cell_accuracy"] == pytest.approx(there["cell_accuracy"], abs=0.01)
-    assert "ready: all of it worked" in program("train.py", *words, "--rehearse")
-    assert "compiled" in program("train.py", "--preset", "sudoku4", "--bench", "--bench_seconds", 1)
+    assert "compiled" in program("train.py", "--preset", "sudoku4", "--bench")

@@ -1,7 +1,6 @@
 """Test-time compute and speed: rollouts and how one of them is chosen, --compile, --bench."""
 import dataclasses
 import json
-import re
 from functools import partial
 
 import numpy as np
@@ -177,73 +176,13 @@ def test_rollouts_the_whole_way(task_and_model, tmp_path, refused):
 # Speed
 
 
-def test_a_compiler_that_fails_is_one_warning(tmp_path, monkeypatch):
-    def fails(_):
-        raise RuntimeError("No working C++ compiler found:\nnothing on the path")
-
-    monkeypatch.setattr(torch, "compile", lambda net, **_: fails)
-    out, err = program("train.py", "--preset", "sudoku4", "--steps", 3, "--compile",
-                       "--device", "cpu", "--out", tmp_path / "run")
-    assert len({*err.splitlines()}) == 1 and err.startswith("warning: --compile found no")
-    assert "trained   3 steps" in out
-
-
 @pytest.mark.slow
-def test_compile_goes_on_without_a_compiler(tmp_path):
+def test_without_a_compiler_there_is_an_error(tmp_path):
     words = ["--preset", "sudoku4", "--steps", 3, "--compile", "--device", "cpu",
              "--out", tmp_path / "run"]
-    stdout, stderr = process("train.py", *words, CXX="/nonexistent",
+    stdout, stderr = process("train.py", *words, CXX="/nonexistent", code=2,
                              TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
-    assert set(stderr.splitlines()) == {stderr.splitlines()[0]} and "warning: --compile" in stderr
-    assert "trained   3 steps" in stdout
-
-
-def test_compiled_on_cuda_unless_told_otherwise():
-    import evaluate
-    import train
-
-    for parse in (lambda w: train.parse_args(w)[0], lambda w: evaluate.parse_args(["run", *w])):
-        assert [parse(w).compile for w in ([], ["--compile"], ["--no-compile"])] == [
-            None, True, False], "None: where the device is a GPU"
-    cases = ((None, "cpu"), (None, "cuda"), (False, "cuda"), (True, "cpu"))
-    wanted = [cost.wants_compilation(flag, torch.device(name)) for flag, name in cases]
-    assert wanted == [False, True, False, True]
-    long, other, short = (
-        cost.wants_compilation(None, torch.device("cuda"), dataclasses.replace(
-            PRESETS[name].config, **more))
-        for name, more in (("sudoku9", {}), ("sudoku", dict(steps=2000)), ("sudoku6", {})))
-    assert long and other and not short, "a run of seconds would wait a minute for the compiler"
-
-
-def test_the_probe_of_the_compiler_runs_backward_too(monkeypatch):
-    """A backward pass that cannot be compiled shows at once, and not in the first step."""
-    state = tinytrm.State(dataclasses.replace(SUDOKU4, dim=8))
-
-    class Fails(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, h):
-            return h * 1
-
-        @staticmethod
-        def backward(ctx, grad):
-            raise RuntimeError("no backward here")
-
-    monkeypatch.setattr(torch, "compile", lambda net, **_: lambda h: Fails.apply(net(h)))
-    plain = state.model.net
-    assert not cost.compile_net(state.model, 4) and state.model.net == plain
-    assert all(p.grad is None for p in state.model.parameters())
-
-
-def test_bench_reports_what_it_measured(monkeypatch):
-    monkeypatch.setattr(cost, "compile_net", lambda *_: False)
-    words = ["--preset", "sudoku4", "--bench", "--bench_seconds", 0.5, "--device", "cpu"]
-    stdout, _ = program("train.py", *words)
-    peak = float(re.search(r"matmul +([\d,]+) GFLOP/s", stdout)[1].replace(",", ""))
-    line = r"plain +([\d.]+) steps/s.* ([\d,]+) GFLOP/s, (\d+)% of matmul"
-    steps, rate, share = re.search(line, stdout).groups()
-    counted = cost.flops_per_step(SUDOKU4) * float(steps) / 1e9
-    assert float(rate) == pytest.approx(counted, abs=1)
-    assert float(share) == pytest.approx(100 * counted / peak, abs=2) and float(share) <= 100
+    assert stderr.count("\n") == 1 and "torch.compile failed; --no-compile goes without" in stderr
 
 
 @pytest.mark.slow
@@ -257,7 +196,7 @@ def test_compiled_is_the_same_mathematics_without_recompilation():
     for compiled in (False, True):
         state, seen = tinytrm.State(config), []
         if compiled:
-            assert cost.compile_net(state.model, 16)
+            cost.compile_net(state.model, 16)
 
         def on_step(state, metrics):
             seen.append(metrics["loss"].item())
