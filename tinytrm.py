@@ -162,9 +162,9 @@ class TRM(nn.Module):
         return F.linear(y[:, 0].float(), self.q_weight, self.q_bias)[:, 0]
 
     def halts(self, q, steps, explore, training_step):
-        """Which slots halt in training, (B,): sure ones (q > 0), and all after N_sup steps. Late
-        steps must be trained, too: with chance halt_exploration, at each step, a slot may be sure
-        only from a random step in 2..N_sup on. explore (B, 2): in [0, 1). training_step: unused."""
+        """Which slots halt in training, (B,): sure ones (q > 0), and all after N_sup steps. So that
+        late steps are trained, too, a slot explores at each step with chance halt_exploration: then
+        "sure" counts only after a random number of steps, 2..N_sup. explore (B, 2): in [0, 1)."""
         explores = explore[:, 0] < self.config.halt_exploration
         at_least = 2 + (explore[:, 1] * (self.config.N_sup - 1)).long()
         sure = (q > 0) & (~explores | (steps >= at_least))
@@ -238,7 +238,7 @@ class Layer(nn.Module):
         q, k, v = qkv.permute(2, 1, 3, 0, 4)  # (B, heads, L, d) each
         q, k = self.rotate(q), self.rotate(k)
         if h.device.type == "cpu" and h.dtype == torch.bfloat16 and q.requires_grad:
-            scores = q @ k.mT * q.shape[-1] ** -0.5  # the same; the fused backward is slow there
+            scores = q @ k.mT * q.shape[-1] ** -0.5  # the same, where the fused one is slow
             h = scores.softmax(-1) @ v
         else:
             h = F.scaled_dot_product_attention(q, k, v)

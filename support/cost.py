@@ -43,15 +43,20 @@ def parameters(config: Config) -> int:
 
 def flops_per_step(config: Config) -> float:
     """FLOPs of all matrix products of one step of the optimizer, forward and backward."""
-    model, given = on_paper(config)
-    with FlopCounterMode(display=False) as counter:
-        _, _, logits, q = model(*given)
-        (logits.sum() + q.sum()).backward()
-    return config.batch_size * counter.get_total_flops()
+    model, (_, _, y, _) = on_paper(config)
+    with FlopCounterMode(display=False) as call:
+        model.net(y)
+    with FlopCounterMode(display=False) as heads:
+        model.output_head(y)
+        model.halt_head(y)
+    # A backward pass costs twice its forward pass, and only the last cycle has one.
+    calls = (config.T + 2) * (config.n + 1)
+    per_puzzle = calls * call.get_total_flops() + 3 * heads.get_total_flops()
+    return config.batch_size * per_puzzle
 
 
 def bytes_kept(config: Config, batch: int) -> int:
-    """Memory that the forward pass keeps of a batch for the backward pass, in bfloat16."""
+    """Memory that the forward pass keeps of a batch for the backward pass, weights included."""
     model, given = on_paper(config, batch)
     scores = (config.length, config.length)  # of attention; the fused one of a GPU keeps none
     kept: dict[int, torch.UntypedStorage] = {}  # each once, though several tensors may share it
@@ -68,8 +73,10 @@ def bytes_kept(config: Config, batch: int) -> int:
 
 
 def bytes_per_puzzle(config: Config) -> int:
-    """The part of `bytes_kept` that grows with the batch."""
-    return bytes_kept(config, 2) - bytes_kept(config, 1)
+    """Memory that a forward pass keeps of each puzzle for the backward pass, in bfloat16."""
+    short = [dataclasses.replace(config, T=1, n=n) for n in (1, 2)]  # each call keeps as much
+    one, two = (bytes_kept(c, 2) - bytes_kept(c, 1) for c in short)
+    return one + (config.n - 1) * (two - one)
 
 
 def slots_at_once(config: Config) -> int:

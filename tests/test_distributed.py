@@ -366,7 +366,7 @@ def kill_and_resume(processes, steps, kills, folder, out, rng):
 
 
 @pytest.mark.parametrize("processes, steps, kills", [
-    (1, 200, 1), pytest.param(1, 2000, 20, marks=slow), pytest.param(2, 2000, 20, marks=slow)])
+    (1, 200, 1), pytest.param(1, 2000, 20, marks=slow), pytest.param(2, 600, 5, marks=slow)])
 def test_killed_at_random_and_resumed_is_bit_identical(processes, steps, kills, csv_folder,
                                                        uninterrupted, tmp_path):
     out = tmp_path / "run"
@@ -381,7 +381,7 @@ def test_killed_at_random_and_resumed_is_bit_identical(processes, steps, kills, 
 
 
 @pytest.mark.parametrize("number", [
-    *(pytest.param(n, marks=slow) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)),
+    *(pytest.param(n, marks=slow) for n in (signal.SIGTERM, signal.SIGINT)),
     signal.SIGPIPE], ids=lambda n: n.name)
 def test_whatever_ends_training_leaves_a_checkpoint(number, csv_folder, tmp_path):
     """Ctrl-C, a kill, a closed terminal, a pipe that nobody reads (`| head -1`)."""
@@ -526,7 +526,8 @@ PLACES = ("checkpoints.write_synced", "checkpoints.sha256", "checkpoints.save_mo
 
 
 @pytest.mark.parametrize("place, error", [
-    (PLACES[1], ERRORS[0]), *(pytest.param(p, e, marks=slow) for p in PLACES for e in ERRORS)])
+    (PLACES[1], ERRORS[0]),
+    *(pytest.param(PLACES[p], ERRORS[e], marks=slow) for p, e in ((0, 1), (2, 3), (3, 2), (4, 0)))])
 def test_an_error_in_process_0_alone_ends_all_in_seconds(place, error, csv_folder, tmp_path):
     """Also in the middle of a checkpoint, where the others waited for ever. One line says why."""
     script, when = tmp_path / "failing.py", tmp_path / "when"
