@@ -25,7 +25,6 @@ from data.arc import Votes
 from support.checkpoints import about_of, load_model
 from support.console import (
     Parser,
-    amount,
     check_picture,
     check_target,
     count,
@@ -47,7 +46,7 @@ from support.puzzle import (
     think_about,
 )
 from support.report import Run, collect, write_page
-from support.rollouts import plot_rollouts, rollouts, search
+from support.rollouts import rollouts, search
 from support.scoring import Seen, arc_result, batch_of, describe, score, vote
 from support.tasks import Task, reopen, sample
 from tinytrm import TRM, rank_and_world
@@ -90,11 +89,6 @@ def parser() -> Parser:
     g.add_argument("--guesses", type=count, metavar="G", help="Sudoku: instead, again and again "
                    "until the answer keeps the rules, at most K times; each time up to G cells of "
                    "the last answer stand as if they were given (2 did better than 6)")
-    g.add_argument("--noise", type=amount, metavar="S", help="standard deviation of noise "
-                   "added to y and z before each step of all rollouts but the first")
-    g.add_argument("--symmetry", action=argparse.BooleanOptionalAction,
-                   help="--no-symmetry: no copies, noise only")
-    g.add_argument("--plot", type=Path, metavar="PNG", help="accuracy against the rollouts")
     g = p.add_argument_group("ARC")
     g.add_argument("--copies", type=count_or_none,
                    help="augmented copies of each test input that vote (default: all)")
@@ -108,7 +102,7 @@ def parser() -> Parser:
     g.add_argument("--n", "--L_cycles", dest="n", type=count, help="its L_cycles")
     g.add_argument("--T", "--H_cycles", dest="T", type=count, help="its H_cycles")
     g.add_argument("--heads", type=count, help="(8)")
-    g.add_argument("--puzzle_tokens", type=count_or_none, help="its puzzle_emb_len (16)")
+    g.add_argument("--puzzle_tokens", type=count, help="its puzzle_emb_len (16)")
     g.add_argument("--identifiers", type=Path, metavar="FILE",
                    help="ARC: the identifiers.json written beside its data set")
     return p
@@ -128,7 +122,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             p.error(f"--official needs --{name}, which the file does not tell")
     args.single = any(v is not None for v in (args.puzzle, args.number, args.picture, args.gif))
     if args.single:
-        p.useless(args, "html submission pool copies rollouts guesses noise plot symmetry compile "
+        p.useless(args, "html submission pool copies rollouts guesses compile "
                   "batch_size", "with --puzzle, --number, --picture or --gif")
         args.compile = False
     if args.puzzle is not None:
@@ -138,16 +132,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.beside:
         p.useless(args, "submission pool", "with several runs")
     if args.rollouts is None:
-        p.useless(args, "guesses noise plot", "without --rollouts K")
-        if args.symmetry is not None:
-            p.error("--symmetry and --no-symmetry do nothing without --rollouts K")
+        p.useless(args, "guesses", "without --rollouts K")
     elif args.html:
         p.error("--html shows puzzles thought about once; leave out --rollouts")
     elif args.halt:
         p.error('--rollouts takes all steps; see its line "by first" for halting')
-    if args.guesses and (args.noise or args.symmetry is not None):
-        p.error("with --guesses each time is another symmetric copy, without noise: leave out "
-                "--noise and --symmetry")
     return args
 
 
@@ -159,10 +148,8 @@ def suits(task: Task, args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} does nothing for {task.kind}")
     if args.guesses and not task.keeps_rules:
         raise ValueError("--guesses does nothing but for Sudoku, where an answer can be checked")
-    if args.symmetry and not task.disguise:
-        raise ValueError("--symmetry does nothing here: these puzzles have no symmetric copies")
-    if args.rollouts and not args.noise and (args.symmetry is False or not task.disguise):
-        raise ValueError("without symmetric copies all rollouts are the same: add --noise 0.1")
+    if args.rollouts and not task.disguise:
+        raise ValueError("--rollouts does nothing here: these puzzles have no symmetric copies")
 
 
 def open_model(args: argparse.Namespace, device: torch.device) -> tuple[TRM, Task]:
@@ -226,11 +213,9 @@ def run(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     join_processes(device)
     check_target("--submission", args.submission)
-    check_target("--plot", args.plot)
     check_target("--html", args.html)
     check_target("--picture", args.picture)
     check_target("--gif", args.gif)
-    check_picture("--plot", args.plot)
     check_picture("--picture", args.picture)
     check_picture("--gif", args.gif, "gif")
     if args.single:
@@ -256,8 +241,7 @@ def one(args: argparse.Namespace, device: torch.device) -> Run | None:
     with advice_on_memory(how["batch_size"], "--batch_size"):
         if args.rollouts:
             result = (search(task, model, args.rollouts, args.guesses, **how) if args.guesses else
-                      rollouts(task, model, args.rollouts, args.noise or 0,
-                               args.symmetry is not False, **how))
+                      rollouts(task, model, args.rollouts, **how))
         elif task.kind == "arc":
             result, seen.votes = pooled(args, task, model,
                                         dict(how, halt=args.halt, copies=args.copies))
@@ -276,8 +260,6 @@ def one(args: argparse.Namespace, device: torch.device) -> Run | None:
     if rank_and_world()[0] == 0:
         if args.submission:
             seen.votes.write_submission(args.submission)
-        if args.plot:
-            plot_rollouts(result, args.plot)
     return page
 
 

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import tinytrm
 from data import arc
 from data.files import replacing
 from support import cost
@@ -27,7 +26,7 @@ from support.console import check_target, reason, say, warn
 from support.folders import PAGE_FILE
 from support.monitor import read_metrics
 from support.processes import device_of
-from support.scoring import MOST, Seen, batch_of, by_step, overheard, score
+from support.scoring import MOST, Seen, batch_of, score, thoughts
 from support.tasks import Task
 from tinytrm import TRM, Config, Puzzles
 
@@ -112,7 +111,7 @@ def collect(name: str | Path, task: Task, model: TRM, result: dict, seen: Seen |
     steps, seen = steps or model.config.eval_steps, seen or Seen()
     most = max(1, min(most, MOST // (steps * model.config.seq_len)))
     batch_size = batch_size or batch_of(model)
-    asked, total, answers, q = thoughts(task, model, seen, steps, batch_size, most)
+    asked, total, answers, q = thought_about(task, model, seen, steps, batch_size, most)
     labels = asked.labels
     known = np.any(labels > 0, axis=1)  # (N,)
     if task.kind == "arc":  # what lies beyond the grid that a prediction shows says nothing
@@ -142,8 +141,8 @@ def collect(name: str | Path, task: Task, model: TRM, result: dict, seen: Seen |
     return Run(about, kind, task.about.get("box"), asked, answers, q, ways, marks, path=path)
 
 
-def thoughts(task: Task, model: TRM, seen: Seen, steps: int, batch_size: int, most: int
-             ) -> tuple[Asked, int, np.ndarray, np.ndarray]:
+def thought_about(task: Task, model: TRM, seen: Seen, steps: int, batch_size: int, most: int
+                  ) -> tuple[Asked, int, np.ndarray, np.ndarray]:
     """Some questions; how many there are; answers (S, N, cells) and q (S, N) after each step."""
     known = seen.answers is not None
     if task.kind == "arc":
@@ -155,9 +154,10 @@ def thoughts(task: Task, model: TRM, seen: Seen, steps: int, batch_size: int, mo
     if known:
         rows = np.array(asked.numbers) - 1
         return asked, total, seen.answers[:, rows], seen.q[:, rows]
-    with overheard(model, steps) as parts:
-        tinytrm.solve(model, asked.inputs, asked.ids, steps, batch_size=batch_size)
-    return asked, total, *by_step(parts, steps)
+    puzzles = Puzzles(asked.inputs, np.ones_like(asked.inputs), asked.ids)
+    parts = [part[:2] for part in thoughts(model, puzzles, steps, batch_size=batch_size)]
+    answers, q = (np.concatenate(arrays, axis=1) for arrays in zip(*parts))
+    return asked, total, answers, q
 
 
 def asked_grids(task: Task, count: int) -> Asked:

@@ -5,13 +5,11 @@ import math
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 import tinytrm
 from data import arc
@@ -24,17 +22,18 @@ MOST = 200_000_000  # numbers that may be kept of what was thought
 
 @dataclass
 class Seen:
-    """What `score` came to see on the way, so that nobody has to think about it again."""
+    """What `score` saw on the way, so that nobody has to think about it again."""
 
     votes: arc.Votes | None = None  # ARC's
     answers: np.ndarray | None = None  # (steps, N, cells) after each step, and q (steps, N): of all
-    q: np.ndarray | None = None  # held-out puzzles, where one process saw them all and none halted
+    q: np.ndarray | None = None  # held-out puzzles, where one process saw them all
 
 
 def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
           copies: int | None = None, batch_size: int | None = None, seen: Seen | None = None
           ) -> dict:
-    """What `tinytrm.evaluate` returns, plus what belongs to the task; fills `seen`.
+    """What `tinytrm.evaluate` returns, plus what belongs to the task; fills `seen`. Processes share
+    the work, and each puzzle counts once.
 
     Mazes: valid_path_accuracy, shortest paths that need not be the labelled ones. ARC: pass@k by
     voting over `copies` augmented copies of each test input (None: all), as `pass_at`.
@@ -46,105 +45,72 @@ def score(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
         if seen:
             seen.votes = votes
         return arc_result(task, votes, count)
-    test, (rank, world) = task.test, rank_and_world()
+    rank, world = rank_and_world()
     steps = steps or model.config.eval_steps
-    wanted = seen is not None and world == 1 and not halt and steps * test.inputs.size <= MOST
-    listening: AbstractContextManager[list] = nullcontext([])  # with halt, batches shrink
-    if not halt:
-        listening = overheard(model, steps, each=wanted)
-    with listening as thoughts:
-        result = shared(model, test, steps, halt, batch_size)
-    if wanted:
-        seen.answers, seen.q = by_step(thoughts, steps)
-    for name, judge in task.judges.items():
-        rows, right = np.arange(rank, len(test), world), 0
-        if len(rows):
-            if halt:  # then steps are not of whole batches
-                answers = tinytrm.solve(model, test.inputs[rows], test.ids[rows], steps, halt,
-                                        batch_size).answers
-            else:
-                answers = by_step(thoughts, steps if wanted else 1)[0][-1]
-            right = judge(test.inputs[rows], answers, test.labels[rows]).sum()
-        result[name] = total(float(right), model) / len(test)
-    return result
+    test = task.test
+    mine = part_of(test, slice(rank, None, world))
+    by_step = np.zeros((steps, 3))  # puzzles exactly right, shares of right cells, steps used
+    judged = np.zeros(len(task.judges))
+    kept = []
+    done = 0
+    batches = thoughts(model, mine, steps, halt, batch_size) if len(mine) else ()
+    for answers, q, steps_used in batches:
+        part = slice(done, done + answers.shape[1])
+        inputs, labels = mine.inputs[part], mine.labels[part]
+        done = part.stop
+        labelled = labels > 0
+        right = (answers == labels) & labelled  # (steps, B, cells)
+        by_step[:, 0] += (right == labelled).all(2).sum(1)
+        by_step[:, 1] += (right.sum(2) / labelled.sum(1)).sum(1)
+        by_step[:, 2] += steps_used.sum(1)
+        judged += [judge(inputs, answers[-1], labels).sum() for judge in task.judges.values()]
+        if seen and world == 1 and not halt and steps * test.inputs.size <= MOST:
+            kept.append((answers, q))
+    if kept:
+        seen.answers, seen.q = (np.concatenate(parts, axis=1) for parts in zip(*kept))
+    sums = total(np.concatenate([by_step.ravel(), judged]), model) / len(test)
+    exact, cells, used = sums[:3 * steps].reshape(steps, 3).T.tolist()
+    judgements = dict(zip(task.judges, sums[3 * steps:].tolist()))
+    return dict(exact_accuracy=exact[-1], cell_accuracy=cells[-1], puzzles=len(test),
+                by_step=exact, mean_steps=used[-1], **judgements)
+
+
+def thoughts(model: TRM, puzzles: Puzzles, steps: int, halt: bool = False,
+             batch_size: int | None = None) -> Iterator[tuple[np.ndarray, ...]]:
+    """What the model thinks, batch by batch: answers (steps, B, cells), q (steps, B), steps used
+    (steps, B)."""
+    small = np.uint8 if model.config.vocab_size <= 256 else np.int32
+    size = batch_size or batch_of(model)
+    for _, after_each in tinytrm.batches(model, puzzles, steps, halt, size):
+        answers, q, used = (torch.stack(parts).cpu().numpy() for parts in zip(*after_each))
+        yield answers.astype(small), q, used
+
+
+def part_of(puzzles: Puzzles, rows: slice) -> Puzzles:
+    """Some rows of them."""
+    return Puzzles(puzzles.inputs[rows], puzzles.labels[rows], puzzles.ids[rows])
 
 
 def batch_of(model: TRM) -> int:
     """Puzzles at a time in an evaluation: 256, but on a CPU no more than its caches have room for,
     y being 1 MB per thread (docs/experiments.md). --micro_batch says that memory is short; but
     without gradient a puzzle needs a fraction of what it needs in training."""
-    micro_batch, (y, _) = model.config.micro_batch, model.start(1)
-    most = max(8, 2**20 * torch.get_num_threads() // y.nbytes) if y.device.type == "cpu" else 256
-    return min(256, most, 4 * micro_batch or 256)
+    most = 256
+    y, _ = model.start(1)
+    if y.device.type == "cpu":
+        most = max(8, 2**20 * torch.get_num_threads() // y.nbytes)
+    if model.config.micro_batch:
+        most = min(most, 4 * model.config.micro_batch)
+    return min(256, most)
 
 
-def shared(model: TRM, puzzles: Puzzles, steps: int | None = None, halt: bool = False,
-           batch_size: int = 256) -> dict:
-    """What `tinytrm.evaluate` returns; processes share the work, and each puzzle counts once."""
-    rank, world = rank_and_world()
-    if world == 1:
-        return tinytrm.evaluate(model, puzzles, steps, halt, batch_size)
-    many, rows = len(range(rank, len(puzzles), world)), slice(rank, None, world)
-    sums = torch.zeros(2 + (steps or model.config.eval_steps), dtype=torch.float64)
-    if many:
-        mine = Puzzles(puzzles.inputs[rows], puzzles.labels[rows], puzzles.ids[rows])
-        part = tinytrm.evaluate(model, mine, steps, halt, batch_size)
-        sums[:] = many * torch.tensor([part["cell_accuracy"], part["mean_steps"], *part["by_step"]])
-    sums = sums.float().to(device_of(model))
-    dist.all_reduce(sums)
-    cells, used, *exact = (sums.cpu().double() / len(puzzles)).tolist()
-    return dict(exact_accuracy=exact[-1], cell_accuracy=cells, puzzles=len(puzzles), by_step=exact,
-                mean_steps=used)
-
-
-@contextmanager
-def overheard(model: TRM, steps: int, each: bool = True
-              ) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
-    """The answers (B, cells) and q (B,) that `TRM.think` yields, where batches take so many
-    steps in here: after each of these, or after the last."""
-    thoughts: list[tuple[np.ndarray, np.ndarray]] = []
-    small, step = np.uint8 if model.config.vocab_size <= 256 else np.int32, 0
-    best: tuple[Tensor, Tensor] | None = None
-
-    def listen(module: TRM, inputs: tuple, outputs: tuple) -> None:
-        nonlocal best, step
-        step = step % steps + 1
-        _, _, logits, q = outputs
-        best = keep_best(model, best if step > 1 else None, logits.argmax(-1), q)
-        if each or step == steps:
-            thoughts.append((best[0].cpu().numpy().astype(small), best[1].float().cpu().numpy()))
-
-    hook = model.register_forward_hook(listen)
-    try:
-        yield thoughts
-    finally:
-        hook.remove()
-
-
-def keep_best(model: TRM, best: tuple[Tensor, Tensor] | None, answers: Tensor, q: Tensor
-              ) -> tuple[Tensor, Tensor]:
-    """The answers (B, cells) and q (B,) that `TRM.think` keeps after a step that gave these;
-    best: what it kept before, None in the first step."""
-    if best is None or getattr(model.config, "keep", "last") == "last":
-        return answers, q
-    new = q > best[1]
-    return torch.where(new[:, None], answers, best[0]), torch.where(new, q, best[1])
-
-
-def by_step(thoughts: list, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of batches that took so many steps each: answers (steps, N, cells) and q (steps, N)."""
-    answers, q = (np.stack([np.concatenate(part[s::steps]) for s in range(steps)])
-                  for part in zip(*thoughts))
-    return answers, q
-
-
-def total(number: float, model: TRM) -> float:
-    """The sum of every process's number."""
+def total(numbers: np.ndarray, model: TRM) -> np.ndarray:
+    """The sum of every process's numbers."""
     if rank_and_world()[1] == 1:
-        return number
-    numbers = torch.tensor(number, device=device_of(model))
-    dist.all_reduce(numbers)
-    return numbers.item()
+        return numbers
+    tensor = torch.from_numpy(numbers).float().to(device_of(model))
+    dist.all_reduce(tensor)
+    return tensor.double().cpu().numpy()
 
 
 # ------------------------------------------------------------------------------------------------
@@ -164,7 +130,7 @@ def vote(task: Task, model: TRM, steps: int | None = None, halt: bool = False,
         seen += len(meta)
     if world > 1:
         collect(votes)
-    return votes, int(total(seen, model))
+    return votes, int(total(np.array([seen]), model)[0])
 
 
 def collect(votes: arc.Votes, chunk: int = 20) -> None:

@@ -10,7 +10,7 @@ import tinytrm
 from conftest import ROOT, tiny, toy_puzzles
 from data import sudoku
 from support.rollouts import rollouts, search
-from support.scoring import shared
+from support.scoring import score
 from support.tasks import Task
 
 
@@ -20,7 +20,7 @@ def several_thoughts() -> tuple[dict, dict]:
     task = Task("sudoku", model.config, None, tinytrm.Puzzles(*sudoku.generate(19, box, seed=5)),
                 {}, disguise=partial(sudoku.disguise, box=box),
                 keeps_rules=partial(sudoku.keeps_rules, box=box))
-    return (rollouts(task, model, 3, noise=0.1, steps=1, batch_size=7),
+    return (rollouts(task, model, 3, steps=1, batch_size=7),
             search(task, model, 4, 2, steps=1, batch_size=7))
 
 
@@ -37,7 +37,8 @@ def work(changes) -> dict:
     model = tinytrm.train(tiny(**changes), toy_puzzles(), on_step=on_step)
     other = tinytrm.load(ROOT / "notebooks/models/sudoku6.pt")
     other.config.dtype = "float32"  # in bfloat16 another share of the batch may round otherwise
-    result = shared(other, tinytrm.Puzzles(*sudoku.generate(23, (2, 3), seed=5)), 3, halt=True)
+    puzzles = tinytrm.Puzzles(*sudoku.generate(23, (2, 3), seed=5))
+    result = score(Task("sudoku", other.config, None, puzzles, {}), other, 3, halt=True)
     return dict(weights=model.state_dict(), losses=losses, result=result,
                 thoughts=several_thoughts())
 

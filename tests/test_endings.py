@@ -60,15 +60,6 @@ def test_output_that_nobody_reads(trained):
     assert len(codes) == 2 and set(codes) <= {0, 1, 120, 128 + signal.SIGPIPE}, done.stderr
 
 
-def test_the_score_is_printed_before_anything_can_fail(trained, tmp_path):
-    words = [trained[0], "--rollouts", 1, "--noise", 0.1, "--device", "cpu", "--plot"]
-    link = tmp_path / "full.png"
-    link.symlink_to("/dev/full")
-    out, err = program("evaluate.py", *words, link, code=2)
-    assert "by vote" in out and err.startswith("error: ") and err.count("\n") == 1
-    assert link.is_symlink()
-
-
 # ------------------------------------------------------------------------------------------------
 # Signals
 

@@ -16,9 +16,9 @@ from support.checkpoints import load_model
 from support.presets import PRESETS
 
 VALUES = ("-1", "nan", "inf", "1e400", "text", "", "99999999999999999999", "0")
-ZERO = set("save_minutes milestones eval_every eval_copies log_seconds price bench_seconds "
-           "puzzle_tokens halt_exploration halt_weight micro_batch lr warmup weight_decay "
-           "puzzle_lr puzzle_weight_decay ema seed noise copies columns two_step_phase".split())
+ZERO = set("save_minutes milestones eval_every eval_copies log_seconds price "
+           "halt_exploration halt_weight micro_batch lr warmup weight_decay "
+           "puzzle_lr puzzle_weight_decay ema seed copies columns two_step_phase".split())
 NUMBERS = [(name, action.option_strings[0], action.dest)
            for name, p in (("train.py", train.parser()), ("evaluate.py", evaluate.parser()))
            for action in p._actions if isinstance(action.type, type) and action.type is not str
@@ -75,10 +75,7 @@ def test_bad_arguments_of_train(args, words, refused):
     (["--copies", 3], "--copies does nothing"), (["--pool", "."], "--pool does nothing"),
     (["--n", 3], "without --official"), (["--T", 3], "without"), (["--task", "maze"], "without"),
     (["--heads", 4], "without"), (["--identifiers", "x"], "without"),
-    (["--noise", 0.1], "--rollouts K"), (["--plot", "x.png"], "--rollouts K"),
-    (["--guesses", 2], "--rollouts K"),
-    (["--no-symmetry"], "--rollouts K"), (["--rollouts", 2, "--halt"], "takes all steps"),
-    (["--rollouts", 2, "--plot", "nowhere/x.png"], "cannot be written there"),
+    (["--guesses", 2], "--rollouts K"), (["--rollouts", 2, "--halt"], "takes all steps"),
     (["--submission", "nowhere/x.json"], "cannot be written there"),
     (["--submission", "."], "is a folder"), (["--data", "/nowhere.csv"], "/nowhere.csv"),
     (["--device", "meta"], "not available"),

@@ -303,8 +303,7 @@ def test_maze_the_whole_way(tmp_path, refused):
     assert "show a shortest path" in stdout and "step 1" in stdout
     stdout, _ = program("evaluate.py", tmp_path / "run", "--json")
     result = json.loads(stdout)
-    assert "--symmetry does nothing" in refused("evaluate.py", tmp_path / "run", "--rollouts", 2,
-                                                "--noise", 0.1, "--symmetry")
+    assert "--rollouts does nothing" in refused("evaluate.py", tmp_path / "run", "--rollouts", 2)
     assert result["puzzles"] == 10 and 0 <= result["exact_accuracy"] <= 1
     assert result["exact_accuracy"] <= result["valid_path_accuracy"] <= 1
 
