@@ -23,7 +23,7 @@ then its answer, again and again. The defaults are the authors' for Sudoku, numb
         a slot halts after N_sup steps, or as soon as q > 0: "I believe that I am right"
 
 B puzzles, L positions, D features, V tokens. A "step" is a supervision step, unless called latent;
-in training the optimizer steps once after each. NOTE(paper): departs from the paper or its code.
+in training the optimizer steps once after each. NOTE(paper): here we depart from paper or authors.
 """
 import dataclasses
 import math
@@ -46,21 +46,21 @@ class Config:
     seq_len: int = 81  # cells of one puzzle
     num_puzzle_ids: int = 1  # rows of the puzzle table; Sudoku has one rule, so one id; ARC: many
     puzzle_tokens: int = 16  # positions before the cells; the first one holds the puzzle's row
-    # the network
+
     mixer: str = "mlp"  # what mixes positions: "mlp", for small fixed grids, or "attention"
     dim: int = 512  # D, the width of a feature vector
     layers: int = 2  # of the one network
     heads: int = 8  # of attention
-    expansion: float = 4.0  # the inner width of a SwiGLU is 2/3 of this times its outer width
+    expansion: float = 4.0  # sets the inner widths of the network, see `inner_width`
     width_multiple: int = 256  # inner widths are rounded up to a multiple of this
-    # the recursion
+
     n: int = 6  # latent steps per cycle (the authors' L_cycles)
     T: int = 3  # cycles per supervision step (H_cycles); only the last carries gradient
     N_sup: int = 16  # supervision steps per puzzle at most, in training
-    halt_exploration: float = 0.1  # chance that a sure slot may have to think longer; training only
+    halt_exploration: float = 0.1  # chance, at each step, to go on although sure: see `TRM.halts`
     halt_weight: float = 0.5  # weight of the halting loss
     loss: str = "stablemax"  # how logits become probabilities: "stablemax" or "softmax"
-    # training
+
     batch_size: int = 768  # slots that think at the same time, over all processes
     micro_batch: int = 0  # slots per backward pass and process, to save memory; 0: all at once
     steps: int = 65104  # of the optimizer; the number is from the authors' code (paper: 78125)
@@ -76,7 +76,8 @@ class Config:
     seed: int = 0  # of weights, data order, augmentation and exploration
 
     def __post_init__(self):
-        check_config(self)  # section 8
+        if self.loss not in ("stablemax", "softmax"):
+            raise ValueError(f"loss must be stablemax or softmax, not {self.loss!r}")
         self.length = self.puzzle_tokens + self.seq_len  # L, the positions that the network sees
 
     def build(self):
@@ -96,8 +97,8 @@ class TRM(nn.Module):
         self.output_weight = matrix(V, D, rng)
         self.q_weight = nn.Parameter(torch.zeros(2, D))  # two outputs, as the authors; one is used
         self.q_bias = nn.Parameter(torch.full((2,), -5.0))  # q = -5: in the beginning, never sure
-        # Not parameters: where y and z start, random and never learned; and the puzzle table, for
-        # AdamW would also move the rows that a step does not use. Sign-SGD trains it (section 6).
+        # Buffers are no parameters. y and z start at two random vectors that are never learned. The
+        # puzzle table is for sign-SGD (section 6): AdamW would decay rows that a step does not use.
         self.y_init = nn.Buffer(truncated_normal(1.0, (D,), rng))
         self.z_init = nn.Buffer(truncated_normal(1.0, (D,), rng))
         self.puzzle_table = nn.Buffer(torch.zeros(config.num_puzzle_ids, D))
@@ -107,7 +108,7 @@ class TRM(nn.Module):
 
     def net(self, h):
         """The one network: (B, L, D) -> (B, L, D)."""
-        h = h.transpose(0, 1).contiguous()  # (L, B, D): the layers mix along the first axis
+        h = h.transpose(0, 1).contiguous()  # (L, B, D), for `mix_positions`
         for layer in self.layers:
             h = layer(h)
         return h.transpose(0, 1).contiguous()
@@ -163,8 +164,9 @@ class TRM(nn.Module):
 
     def halts(self, q, steps, explore, training_step):
         """Which slots halt in training, (B,): sure ones (q > 0), and all after N_sup steps. So that
-        late steps are trained, too, a slot explores at each step with chance halt_exploration: then
-        "sure" counts only after a random number of steps, 2..N_sup. explore (B, 2): in [0, 1)."""
+        late steps are trained, too, at each step, with chance halt_exploration, a sure slot goes on
+        if it has made fewer steps than a number drawn from 2..N_sup. explore (B, 2): random numbers
+        in [0, 1). training_step: for subclasses."""
         explores = explore[:, 0] < self.config.halt_exploration
         at_least = 2 + (explore[:, 1] * (self.config.N_sup - 1)).long()
         sure = (q > 0) & (~explores | (steps >= at_least))
@@ -172,14 +174,14 @@ class TRM(nn.Module):
 
     @torch.no_grad()
     def think(self, inputs, ids, steps=None, halt=False):
-        """Solve inputs (B, cells), ids (B,), both int64. After each supervision step, yield answers
-        (B, cells), q (B,), steps used (B,). All puzzles take all steps (default: eval_steps), as
-        in the authors' evaluation. With `halt`, those with q > 0 think no further."""
+        """After each supervision step on inputs (B, cells), ids (B,), int64, yield answers (B,
+        cells), q (B,), steps used (B,). Without `halt` all take all steps (default: eval_steps), as
+        the authors evaluate. With it, a puzzle whose q > 0 is thought about no further."""
         y, z = self.start(len(inputs))
         answers = torch.zeros_like(inputs)
         q = torch.zeros(len(inputs), device=inputs.device)
         steps_used = torch.zeros_like(ids)
-        active = torch.arange(len(inputs), device=inputs.device)  # puzzles still thought about
+        active = torch.arange(len(inputs), device=inputs.device)  # the puzzles that y and z are of
         for step in range(1, 1 + (steps or self.config.eval_steps)):
             if len(active):
                 y, z, logits, new_q = self(inputs[active], self.puzzle_table[ids[active]], y, z)
@@ -201,12 +203,16 @@ class Layer(nn.Module):
         if config.mixer == "mlp":
             self.mix_in = matrix(2 * inner_width(config, L), L, rng)  # gate and up, as one matrix
             self.mix_out = matrix(L, inner_width(config, L), rng)
-        else:
+        elif config.mixer == "attention":
+            if D % (2 * config.heads):
+                raise ValueError(f"dim {D} must be a multiple of twice the {config.heads} heads")
             self.mix_in = matrix(3 * D, D, rng)  # query, key and value, of all heads
             self.mix_out = matrix(D, D, rng)
             angles = self.rotary_angles()  # a table, so that no call computes them again
             self.cos = nn.Buffer(angles.cos(), persistent=False)
             self.sin = nn.Buffer(angles.sin(), persistent=False)
+        else:
+            raise ValueError(f"mixer must be mlp or attention, not {config.mixer!r}")
         self.gate_up = matrix(2 * inner_width(config, D), D, rng)
         self.down = matrix(D, inner_width(config, D), rng)
 
@@ -220,12 +226,12 @@ class Layer(nn.Module):
         return rms_norm(h + linear(F.silu(gate) * up, self.down))
 
     def mix_positions(self, h):
-        """Add attention; or do as `mix_features` along the first axis, where its norm runs, too."""
+        """Add attention; or a SwiGLU along the positions. Then that norm is along them, too."""
         if self.config.mixer == "attention":
             return rms_norm(h + self.attention(h))
         columns = h.flatten(1)  # (L, B * D): the features of all puzzles side by side
         gate_up, down = self.mix_in.to(h.dtype), self.mix_out.to(h.dtype)
-        if h.is_cuda:  # the same numbers in another order: tensor cores are slow with rows of 97
+        if h.is_cuda:  # the same numbers, stored by columns: GPUs are slow with rows of odd length
             gate_up = gate_up.mT.contiguous().mT
         gate, up = (weight @ columns for weight in gate_up.chunk(2))
         mixed = torch.addmm(columns, down, F.silu(gate) * up)  # columns + down @ ...
@@ -235,10 +241,10 @@ class Layer(nn.Module):
         """Self-attention, every position sees all: (L, B, D) -> (L, B, D)."""
         L, B, D = h.shape
         qkv = linear(h, self.mix_in).view(L, B, 3, self.config.heads, -1)
-        q, k, v = qkv.permute(2, 1, 3, 0, 4)  # (B, heads, L, d) each
+        q, k, v = qkv.permute(2, 1, 3, 0, 4)  # (3, B, heads, L, d), so (B, heads, L, d) each
         q, k = self.rotate(q), self.rotate(k)
         if h.device.type == "cpu" and h.dtype == torch.bfloat16 and q.requires_grad:
-            scores = q @ k.mT * q.shape[-1] ** -0.5  # the same, where the fused one is slow
+            scores = q @ k.mT * q.shape[-1] ** -0.5  # the same; there the fused one learns slowly
             h = scores.softmax(-1) @ v
         else:
             h = F.scaled_dot_product_attention(q, k, v)
@@ -279,15 +285,15 @@ def matrix(rows, columns, rng):
     return nn.Parameter(truncated_normal(columns**-0.5, (rows, columns), rng))
 
 def truncated_normal(std, shape, rng):
-    """Normal numbers, cut at two sigma, then widened: cut, a unit normal has only std 0.8796."""
-    std = std / 0.8796256610342398
+    """Normal numbers between -2 and 2 sigma; what is cut off would make the std too small."""
+    std = std / 0.8796256610342398  # the std of a unit normal that is cut at 2
     return nn.init.trunc_normal_(torch.empty(shape), 0, std, -2 * std, 2 * std, generator=rng)
 
 # ---- 4. Losses -----------------------------------------------------------------------------------
 def log_stablemax(v):
     """log(s / sum(s)) over the last axis, s = v + 1 for v >= 0, 1 / (1 - v) below. With exp, a sure
     answer is rounded to p = 1 and has no gradient (Prieto et al., arXiv 2501.04697)."""
-    # Without the clamp, v = 1 divides by zero in the case that is not chosen: NaN as gradient.
+    # `where` differentiates both cases. Without the clamp, v = 1 gives 0 * inf = NaN in the second.
     s = torch.where(v >= 0, v + 1, 1 / (1 - v.clamp(max=0)))
     return torch.log(s / s.sum(-1, keepdim=True))
 
@@ -305,7 +311,7 @@ def losses(config, logits, q, labels):
     whether all of them are right just now. Through y, both train the whole network."""
     # NOTE(paper): stablemax in float32. Theirs is in float64, which not every device has.
     log_p = log_stablemax(logits) if config.loss == "stablemax" else logits.log_softmax(-1)
-    cell_loss = F.nll_loss(log_p.mT, labels, ignore_index=0, reduction="none")  # (B, cells)
+    cell_loss = F.nll_loss(log_p.mT, labels, ignore_index=0, reduction="none")  # mT: (B, V, cells)
     answer_loss = cell_loss.sum(-1) / (labels > 0).sum(-1).clamp(min=1)
     share, exact = marks(logits.argmax(-1), labels)
     halting_loss = F.binary_cross_entropy_with_logits(q, exact.float(), reduction="none")
@@ -335,9 +341,9 @@ class Puzzles:
             raise ValueError("a row of labels is all 0, which means that no cell is labelled")
 
     def draw(self, positions, seed, random):
-        """inputs (B, cells), labels (B, cells), ids (B,), drawn at random. Puzzles that come in an
-        order, as ARC's, go by positions (B,) = step * batch_size + slot, and by seed."""
-        # NOTE(paper): with replacement. The authors shuffle, and a busy slot loses its turn.
+        """inputs (B, cells), labels (B, cells), ids (B,), drawn at random. Puzzles with an order,
+        as ARC's, need positions (B,), which are step * batch_size + slot, and the seed instead."""
+        # NOTE(paper): with replacement. The authors go through the shuffled puzzles, pass by pass.
         rows = (random(1)[:, 0] * len(self)).astype(int)
         inputs, labels = self.inputs[rows], self.labels[rows]
         if self.augment:  # NOTE(paper): always a new copy; the authors prepare 1000 of each puzzle
@@ -356,8 +362,8 @@ def train(config, puzzles, device="cpu", state=None, on_step=print_progress):
     puzzles.check(config)
     state = state or State(config, device)
     while state.step < config.steps:
-        rng = np.random.default_rng((config.seed, state.step))
-        explore = rng.random((config.batch_size, 2))  # of all slots of all processes
+        rng = np.random.default_rng((config.seed, state.step))  # a new one at each step
+        explore = rng.random((config.batch_size, 2))  # of all slots of all processes, see `halts`
         refill(state, puzzles, rng)  # slots that have halted take a fresh puzzle
         puzzle_grads, metrics = supervise(state, explore)  # forward, loss, backward
         update(state, puzzle_grads)  # one step of the optimizers
@@ -414,22 +420,22 @@ def supervise(state, explore):
     and metrics: losses, divided by the global batch, and sums over the `count` slots that halt."""
     model, slots, config = state.model, state.slots, state.model.config
     explore = torch.from_numpy(explore[state.slot_numbers]).float().to(slots.ids.device)
-    rows = model.puzzle_table[slots.ids].requires_grad_()
+    rows = model.puzzle_table[slots.ids].requires_grad_()  # a copy, which collects the gradient
     size = config.micro_batch or len(rows)
     metrics = Counter()
     for first in range(0, len(rows), size):  # only once, if all slots fit into memory
         part = slice(first, first + size)
         y, z, logits, q = model(slots.inputs[part], rows[part], slots.y[part], slots.z[part])
         answer_loss, halting_loss, share, exact = losses(config, logits, q, slots.labels[part])
-        answer_loss = answer_loss.sum() / config.batch_size  # the global batch, because `update`
-        halting_loss = halting_loss.sum() / config.batch_size  # sums the gradients of all processes
+        answer_loss = answer_loss.sum() / config.batch_size  # the batch of all processes, whose
+        halting_loss = halting_loss.sum() / config.batch_size  # gradients `update` sums
         loss = answer_loss + config.halt_weight * halting_loss
         slots.steps[part] += 1
         halted = model.halts(q, slots.steps[part], explore[part], state.step)
-        slots.halted[part] = halted.cpu()  # waits for a GPU, so before it has the backward pass
+        slots.halted[part] = halted.cpu()  # waits for a GPU; before `backward`, not for that, too
         loss.backward()
         slots.y[part], slots.z[part] = y, z
-        metrics.update(  # a Counter adds
+        metrics.update(  # a Counter adds what it is given
             loss=loss.detach(), answer_loss=answer_loss.detach(),
             halting_loss=halting_loss.detach(), count=halted.sum(),
             exact_accuracy=(halted & exact).sum(), cell_accuracy=(halted * share).sum(),
@@ -465,10 +471,10 @@ def lr_factor(config, step):
     return 0.5 + 0.5 * math.cos(math.pi * done)
 
 def puzzle_sign_sgd(table, ids, grads, lr, decay):
-    """In place, for the rows ids (B,) only: row = row * (1 - lr * decay) - lr * sign(grad). grads
-    (B, D) of equal ids are summed first. A sign moves even a row that is seldom used."""
+    """In place, for the rows ids (B,) only: row = row * (1 - lr * decay) - lr * sign(grad). So each
+    use moves a row by lr, however small grads (B, D) are. Those of equal ids are summed first."""
     same = (ids[:, None] == ids).to(grads.dtype)  # (B, B): 1 where two slots have the same id
-    total = same @ grads  # (B, D): slots with the same id get the same sum
+    total = same @ grads  # (B, D): slots with the same id get the same sum, and write the same row
     table[ids] = table[ids] * (1 - lr * decay) - lr * total.sign()
 
 def rank_and_world():
@@ -489,12 +495,15 @@ Solution = namedtuple("Solution", "answers q steps")  # arrays (N, cells), (N,),
 def solve(model, inputs, ids=None, steps=None, halt=False, batch_size=256):
     """Answer puzzles: integer arrays inputs (N, cells), ids (N,). steps, halt: see `TRM.think`."""
     puzzles = Puzzles(inputs, np.ones_like(inputs), ids)  # labels that nobody looks at
-    ends = [list(thoughts)[-1] for _, thoughts in batches(model, puzzles, steps, halt, batch_size)]
-    return Solution(*(torch.cat(tensors).cpu().numpy() for tensors in zip(*ends)))
+    ends = []
+    for _, thoughts in batches(model, puzzles, steps, halt, batch_size):
+        *_, last = thoughts
+        ends.append(last)
+    answers, q, steps_used = (torch.cat(parts).cpu().numpy() for parts in zip(*ends))
+    return Solution(answers, q, steps_used)
 
 def evaluate(model, puzzles, steps=None, halt=False, batch_size=256):
-    """exact_accuracy (of whole puzzles) and cell_accuracy, 0..1, after the last step; by_step, the
-    exact accuracy after each; mean_steps used; puzzles, how many. steps, halt: see `TRM.think`."""
+    """exact_accuracy, cell_accuracy in 0..1; by_step, the exact one after each step; mean_steps."""
     sums = torch.zeros(steps or model.config.eval_steps, 3, device=model.y_init.device)
     for labels, thoughts in batches(model, puzzles, steps, halt, batch_size):
         for step, (answers, _, steps_used) in enumerate(thoughts):
@@ -534,20 +543,11 @@ def load(path, device="cpu"):
     return model.to(device).eval()
 
 # ---- 8. Fine print -------------------------------------------------------------------------------
-def check_config(config):
-    if config.mixer not in ("mlp", "attention"):
-        raise ValueError(f"mixer must be mlp or attention, not {config.mixer!r}")
-    if config.loss not in ("stablemax", "softmax"):
-        raise ValueError(f"loss must be stablemax or softmax, not {config.loss!r}")
-    if config.mixer == "attention" and config.dim % (2 * config.heads):
-        raise ValueError(f"dim {config.dim} must be a multiple of twice the {config.heads} heads")
-
 def check_integers(name, array, shape, end):
     if array.shape != shape or len(array) == 0:
         raise ValueError(f"{name} must have the shape {shape}, not {array.shape}")
     if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= end:
-        found = f"{array.min()}..{array.max()} ({array.dtype})"
-        raise ValueError(f"{name} must be integers in 0..{end - 1}, not {found}")
+        raise ValueError(f"{name} must be integers 0..{end - 1}, not {array.min()}..{array.max()}")
 
 def to_tensor(array, device):
     """A numpy array of integers as an int64 tensor, as indices must be."""

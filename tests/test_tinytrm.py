@@ -512,9 +512,9 @@ def test_draws_are_even_and_follow_their_random_numbers():
 
 
 @pytest.mark.parametrize("augment, words", [
-    (lambda x, y, _: (x - 6, y), "inputs must be integers in 0..5, not -[1-5]"),
-    (lambda x, y, _: (x, y + 5), "labels must be integers in 0..5, not .*10"),
-    (lambda x, y, _: (x * 1.0, y), "inputs must be integers in 0..5, not .*float64"),
+    (lambda x, y, _: (x - 6, y), "inputs must be integers 0..5, not -[1-5]"),
+    (lambda x, y, _: (x, y + 5), "labels must be integers 0..5, not .*10"),
+    (lambda x, y, _: (x * 1.0, y), r"inputs must be integers 0..5, not \d.0"),
     (lambda x, y, _: (x[:1], y[:1]), "must have the shape"),
     (lambda x, y, _: (x[0], y[0]), "must have the shape"),
     (lambda x, y, _: (x[:, 1:], y[:, 1:]), r"must have the shape \(8, 9\), not \(8, 8\)"),
@@ -552,9 +552,9 @@ def test_augment_may_return_lists_and_tensors():
         (np.ones((3, 9), int), np.ones((3, 9), int), [0, 1], r"ids must have .*\(3,\)"),
         (np.array([[1] * 9, [6] + [1] * 8]), np.ones((2, 9), int), None, "inputs .* not 1..6"),
         (np.ones((2, 9), int), np.array([[1] * 9, [-1] + [1] * 8]), None, "labels .* not -1..1"),
-        (np.ones((2, 9), int), np.ones((2, 9), int), np.array([0, 3]), "ids .* in 0..2, not 0..3"),
-        (np.ones((2, 9)), np.ones((2, 9), int), None, "must be integers in 0..5, not .*float64"),
-        (np.ones((2, 9), object), np.ones((2, 9), int), None, "must be integers .*object"),
+        (np.ones((2, 9), int), np.ones((2, 9), int), np.array([0, 3]), "ids .* 0..2, not 0..3"),
+        (np.ones((2, 9)), np.ones((2, 9), int), None, "must be integers 0..5, not 1.0"),
+        (np.ones((2, 9), object), np.ones((2, 9), int), None, "must be integers 0..5, not 1..1"),
         (np.ones((2, 9), int), np.array([[1] * 9, [0] * 9]), None, "labels is all 0"),
     ],
 )
@@ -563,17 +563,13 @@ def test_puzzles_that_do_not_fit_the_model(inputs, labels, ids, words):
         tinytrm.train(tiny(), Puzzles(inputs, labels, ids))
 
 
-@pytest.mark.parametrize("field, value, words", [
-    ("mixer", "conv", "mixer must be mlp or attention, not 'conv'"),
-    ("loss", "hinge", "loss must be stablemax or softmax, not 'hinge'")])
-def test_config_refuses(field, value, words):
+@pytest.mark.parametrize("fields, words", [
+    (dict(mixer="conv"), "mixer must be mlp or attention, not 'conv'"),
+    (dict(loss="hinge"), "loss must be stablemax or softmax, not 'hinge'"),
+    (dict(mixer="attention", dim=18, heads=2), "dim 18 must be a multiple of twice the 2 heads")])
+def test_settings_that_make_no_model(fields, words):
     with pytest.raises(ValueError, match=words):
-        tiny(**{field: value})
-
-
-def test_the_heads_share_the_width():
-    with pytest.raises(ValueError, match="dim 18 must be a multiple of twice the 2 heads"):
-        tiny(mixer="attention", dim=18, heads=2)
+        tiny(**fields).build()
 
 
 # ------------------------------------------------------------------------------------------------
