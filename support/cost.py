@@ -99,7 +99,8 @@ def check_memory(config: Config, device: torch.device) -> None:
     weights = 20 * parameters(config) + 4 * config.num_puzzle_ids * config.dim
     if processes * weights > have:
         raise ValueError(f"the weights and their optimizer need {gib(weights)}, there are "
-                         f"{gib(have)}: take a smaller dim, expansion or num_puzzle_ids")
+                         f"{gib(have)}: lower dim, layers, expansion, seq_len, vocab_size or "
+                         "num_puzzle_ids")
     slots = slots_at_once(config)
     needed = processes * (weights + slots * bytes_per_puzzle(config))
     if needed > have:

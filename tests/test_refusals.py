@@ -43,7 +43,7 @@ def test_values_out_of_range(name, flag, refused):
     (["--preset", "sudoku7"], "sudoku7"), (["--no_such_flag", 1], "no_such_flag"),
     (["--step", 5], "--step"),  # no abbreviations: a slip might be another flag
     (["--mixer", "attention", "--dim", 20], "multiple of"), (["--mixer", "lstm"], "--mixer"),
-    (["--dim", 99999999], "lower dim"), (["--layers", 99999999], "lower dim"),
+    (["--dim", 99999999], "lower dim"), (["--layers", 99999999], "layers must be in 1..100"),
     (["--width_multiple", 99999999], "lower dim"), (["--vocab_size", 99999999], "lower dim"),
     (["--expansion", 1e15], "lower dim"), (["--batch_size", 99999999], "--micro_batch"),
     (["--seq_len", 99999999], "lower dim"), (["--ema", 99], "ema"), (["--halt_exploration", 7],
