@@ -44,8 +44,8 @@ class Config:
     """What defines a model and its training. Defaults: the authors' Sudoku. Raises ValueError."""
     vocab_size: int = 11  # V; token 0 is padding in inputs, and "not labelled" in labels
     seq_len: int = 81  # cells of one puzzle
-    num_puzzle_ids: int = 1  # rows of the puzzle table; Sudoku has one rule, so one id; ARC: many
-    puzzle_tokens: int = 16  # positions before the cells; the first one holds the puzzle's row
+    num_puzzle_ids: int = 1  # rules; each has a learned vector in the puzzle table; ARC has many
+    puzzle_tokens: int = 16  # positions before the cells; the first has the vector of the rule
 
     mixer: str = "mlp"  # what mixes positions: "mlp", for small fixed grids, or "attention"
     dim: int = 512  # D, the width of a feature vector
@@ -97,8 +97,8 @@ class TRM(nn.Module):
         self.output_weight = matrix(V, D, rng)
         self.q_weight = nn.Parameter(torch.zeros(2, D))  # two outputs, as the authors; one is used
         self.q_bias = nn.Parameter(torch.full((2,), -5.0))  # q = -5: in the beginning, never sure
-        # Buffers are no parameters. y and z start at two random vectors that are never learned. The
-        # puzzle table is for sign-SGD (section 6): AdamW would decay rows that a step does not use.
+        # Buffers: AdamW does not see them. y and z start at two random vectors, never learned. The
+        # table is learned by sign-SGD (section 6): AdamW would shrink the rows that are not used.
         self.y_init = nn.Buffer(truncated_normal(1.0, (D,), rng))
         self.z_init = nn.Buffer(truncated_normal(1.0, (D,), rng))
         self.puzzle_table = nn.Buffer(torch.zeros(config.num_puzzle_ids, D))
@@ -163,10 +163,10 @@ class TRM(nn.Module):
         return F.linear(y[:, 0].float(), self.q_weight, self.q_bias)[:, 0]
 
     def halts(self, q, steps, explore, training_step):
-        """Which slots halt in training, (B,): sure ones (q > 0), and all after N_sup steps. So that
-        late steps are trained, too, at each step, with chance halt_exploration, a sure slot goes on
-        if it has made fewer steps than a number drawn from 2..N_sup. explore (B, 2): random numbers
-        in [0, 1). training_step: for subclasses."""
+        """Which slots halt in training, (B,): sure ones (q > 0), and all after N_sup steps. Late
+        steps must be trained, too. So a slot explores at each step with chance halt_exploration: it
+        draws a number in 2..N_sup, and being sure counts only if it has made as many steps. explore
+        (B, 2): the draws, in [0, 1). training_step: how far training is, for subclasses."""
         explores = explore[:, 0] < self.config.halt_exploration
         at_least = 2 + (explore[:, 1] * (self.config.N_sup - 1)).long()
         sure = (q > 0) & (~explores | (steps >= at_least))
@@ -226,12 +226,12 @@ class Layer(nn.Module):
         return rms_norm(h + linear(F.silu(gate) * up, self.down))
 
     def mix_positions(self, h):
-        """Add attention; or a SwiGLU along the positions. Then that norm is along them, too."""
+        """Add attention, then normalize; or `mix_features` with positions and features swapped."""
         if self.config.mixer == "attention":
             return rms_norm(h + self.attention(h))
         columns = h.flatten(1)  # (L, B * D): the features of all puzzles side by side
         gate_up, down = self.mix_in.to(h.dtype), self.mix_out.to(h.dtype)
-        if h.is_cuda:  # the same numbers, stored by columns: GPUs are slow with rows of odd length
+        if h.is_cuda:  # stores the same numbers by columns: GPUs are slow with rows of odd length
             gate_up = gate_up.mT.contiguous().mT
         gate, up = (weight @ columns for weight in gate_up.chunk(2))
         mixed = torch.addmm(columns, down, F.silu(gate) * up)  # columns + down @ ...
@@ -244,7 +244,7 @@ class Layer(nn.Module):
         q, k, v = qkv.permute(2, 1, 3, 0, 4)  # (3, B, heads, L, d), so (B, heads, L, d) each
         q, k = self.rotate(q), self.rotate(k)
         if h.device.type == "cpu" and h.dtype == torch.bfloat16 and q.requires_grad:
-            scores = q @ k.mT * q.shape[-1] ** -0.5  # the same; there the fused one learns slowly
+            scores = q @ k.mT * q.shape[-1] ** -0.5  # as below, but its backward is faster
             h = scores.softmax(-1) @ v
         else:
             h = F.scaled_dot_product_attention(q, k, v)
@@ -293,7 +293,7 @@ def truncated_normal(std, shape, rng):
 def log_stablemax(v):
     """log(s / sum(s)) over the last axis, s = v + 1 for v >= 0, 1 / (1 - v) below. With exp, a sure
     answer is rounded to p = 1 and has no gradient (Prieto et al., arXiv 2501.04697)."""
-    # `where` differentiates both cases. Without the clamp, v = 1 gives 0 * inf = NaN in the second.
+    # `where` also differentiates the case that it does not take: at v = 1 that would be 0 * inf.
     s = torch.where(v >= 0, v + 1, 1 / (1 - v.clamp(max=0)))
     return torch.log(s / s.sum(-1, keepdim=True))
 
@@ -302,7 +302,7 @@ def marks(answers, labels):
     labelled = labels > 0  # (B, cells)
     right = (answers == labels) & labelled
     share = right.sum(-1) / labelled.sum(-1).clamp(min=1)
-    exact = (right == labelled).all(-1)  # a row without labels is right: the authors' rule
+    exact = (right == labelled).all(-1)  # also of a row without labels, as the authors have it
     return share, exact
 
 def losses(config, logits, q, labels):
@@ -320,9 +320,9 @@ def losses(config, logits, q, labels):
 # ---- 5. Data -------------------------------------------------------------------------------------
 class Puzzles:
     """Questions and answers: integer arrays inputs and labels (N, cells), in which 0 means padding
-    and "not labelled"; ids (N,), rows of the puzzle table (default: 0). augment(inputs (B, cells),
-    labels (B, cells), random) -> (inputs, labels) returns a random symmetric copy of each;
-    `random`: see `refill`. Any other class with `check` and `draw` can be trained on, too."""
+    and "not labelled"; ids (N,): which rule (default: 0). augment(inputs (B, cells), labels (B,
+    cells), random) -> (inputs, labels): a random symmetric copy of each; random(k) is a function,
+    that of `refill`. Any other class with `check` and `draw` can be trained on, too."""
     def __init__(self, inputs, labels, ids=None, augment=None):
         self.inputs, self.labels = np.asarray(inputs), np.asarray(labels)
         self.ids = np.zeros(len(self.inputs), int) if ids is None else np.asarray(ids)
@@ -373,7 +373,7 @@ def train(config, puzzles, device="cpu", state=None, on_step=print_progress):
     return state.ema
 
 class State:
-    """All that training changes. Whoever keeps it can go on exactly where training stopped."""
+    """All that training changes. train.py keeps it in files, to go on exactly where it stopped."""
     def __init__(self, config, device="cpu"):
         rank, world = rank_and_world()
         assert config.batch_size % world == 0, f"batch_size: no multiple of {world} processes"
@@ -396,7 +396,7 @@ class State:
 def refill(state, puzzles, rng):
     """Give a fresh puzzle, and fresh y and z, to each slot that has halted. Random numbers are
     drawn for all slots of all processes; each slot takes its own. So they depend on seed, step and
-    slot alone, and 1, 2 or 4 processes, interrupted or not, train the same model."""
+    slot alone, and 1, 2 or 4 processes train the same model, but for the rounding of sums."""
     config, slots = state.model.config, state.slots
     free = np.flatnonzero(slots.halted)
     if len(free) == 0:
@@ -427,12 +427,12 @@ def supervise(state, explore):
         part = slice(first, first + size)
         y, z, logits, q = model(slots.inputs[part], rows[part], slots.y[part], slots.z[part])
         answer_loss, halting_loss, share, exact = losses(config, logits, q, slots.labels[part])
-        answer_loss = answer_loss.sum() / config.batch_size  # the batch of all processes, whose
-        halting_loss = halting_loss.sum() / config.batch_size  # gradients `update` sums
+        answer_loss = answer_loss.sum() / config.batch_size  # that of all processes together, so
+        halting_loss = halting_loss.sum() / config.batch_size  # the sum of their gradients is right
         loss = answer_loss + config.halt_weight * halting_loss
         slots.steps[part] += 1
         halted = model.halts(q, slots.steps[part], explore[part], state.step)
-        slots.halted[part] = halted.cpu()  # waits for a GPU; before `backward`, not for that, too
+        slots.halted[part] = halted.cpu()  # waits for a GPU's forward pass; later, for its backward
         loss.backward()
         slots.y[part], slots.z[part] = y, z
         metrics.update(  # a Counter adds what it is given
@@ -450,7 +450,7 @@ def update(state, puzzle_grads):
         grads = [p.grad for p in model.parameters()]
         flat = nn.utils.parameters_to_vector(grads)  # a single message is much faster than many
         dist.all_reduce(flat)
-        nn.utils.vector_to_parameters(flat, grads)
+        nn.utils.vector_to_parameters(flat, grads)  # writes the sums back
         ids, puzzle_grads = gather(ids), gather(puzzle_grads)
     factor = lr_factor(config, state.step)
     state.optimizer.param_groups[0]["lr"] = config.lr * factor
@@ -559,7 +559,7 @@ def compute_dtype(config, device):
         return getattr(torch, config.dtype)
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:  # many CPUs only emulate it; of Intel's, those with AMX are fast
+    else:  # many CPUs only emulate it; Intel's are fast only with AMX
         can = torch.cpu.get_capabilities()
         fast = can.get("amx_bf16") or can.get("avx512_bf16") and "Intel" not in can["cpu_name"]
     return torch.bfloat16 if fast else torch.float32

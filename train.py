@@ -56,7 +56,7 @@ CHOICES = dict(mixer=("mlp", "attention"), loss=("stablemax", "softmax"),
                dtype=("auto", "float32", "bfloat16"), halting=("sure", "chance"),
                keep=("last", "surest"))
 LEAST = dict(vocab_size=2, micro_batch=0, warmup=0, seed=0, columns=0, two_step_phase=0)
-AT_MOST = dict(ema=1, halt_exploration=1, layers=100, n=1000, T=1000)
+AT_MOST = dict(ema=1, halt_exploration=1, expansion=1000, layers=100, n=1000, T=1000)
 ROUNDS = 5000  # of searching for solutions; 1000 rows of Sudoku-Extreme need fewer than 2000
 
 # ------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
                 given.setdefault("two_step_phase", round(part * min(given["steps"], MOST)))
         for name, value in given.items():
             least = LEAST.get(name, 1 if isinstance(getattr(config, name), int) else 0)
-            most = AT_MOST.get(name, MOST if isinstance(value, int) else 1e30)
+            most = AT_MOST.get(name, MOST if isinstance(value, int) else 1e18)
             if isinstance(value, (int, float)) and not least <= value <= most:
                 raise ValueError(f"{name} must be in {least}..{most}, not {value}")
         config = dataclasses.replace(config, **given)
