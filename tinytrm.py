@@ -57,7 +57,7 @@ class Config:
     n: int = 6  # latent steps per cycle (the authors' L_cycles)
     T: int = 3  # cycles per supervision step (H_cycles); only the last carries gradient
     N_sup: int = 16  # supervision steps per puzzle at most, in training
-    halt_exploration: float = 0.1  # chance, at each step, to go on although sure: see `TRM.halts`
+    halt_exploration: float = 0.1  # chance that a sure slot has to go on, see `TRM.halts`
     halt_weight: float = 0.5  # weight of the halting loss
     loss: str = "stablemax"  # how logits become probabilities: "stablemax" or "softmax"
 
@@ -164,9 +164,9 @@ class TRM(nn.Module):
 
     def halts(self, q, steps, explore, training_step):
         """Which slots halt in training, (B,): sure ones (q > 0), and all after N_sup steps. Late
-        steps must be trained, too. So a slot explores at each step with chance halt_exploration: it
-        draws a number in 2..N_sup, and being sure counts only if it has made as many steps. explore
-        (B, 2): the draws, in [0, 1). training_step: how far training is, for subclasses."""
+        steps must be trained, too. So at each step, with chance halt_exploration, a slot draws a
+        minimum from 2..N_sup, and may halt as sure only if it has made at least that many steps.
+        explore (B, 2): the draws, in [0, 1). training_step: how far training is, for subclasses."""
         explores = explore[:, 0] < self.config.halt_exploration
         at_least = 2 + (explore[:, 1] * (self.config.N_sup - 1)).long()
         sure = (q > 0) & (~explores | (steps >= at_least))
@@ -291,9 +291,9 @@ def truncated_normal(std, shape, rng):
 
 # ---- 4. Losses -----------------------------------------------------------------------------------
 def log_stablemax(v):
-    """log(s / sum(s)) over the last axis, s = v + 1 for v >= 0, 1 / (1 - v) below. With exp, a sure
-    answer is rounded to p = 1 and has no gradient (Prieto et al., arXiv 2501.04697)."""
-    # `where` also differentiates the case that it does not take: at v = 1 that would be 0 * inf.
+    """log(s / sum(s)) over the last axis, s = v + 1 for v >= 0, 1 / (1 - v) below. Softmax rounds a
+    very sure answer to p = 1, where its gradient is 0 (Prieto et al., arXiv 2501.04697)."""
+    # `where` differentiates both branches: unclamped, 1 / (1 - v) at v = 1 gives 0 * inf = NaN.
     s = torch.where(v >= 0, v + 1, 1 / (1 - v.clamp(max=0)))
     return torch.log(s / s.sum(-1, keepdim=True))
 
@@ -432,7 +432,7 @@ def supervise(state, explore):
         loss = answer_loss + config.halt_weight * halting_loss
         slots.steps[part] += 1
         halted = model.halts(q, slots.steps[part], explore[part], state.step)
-        slots.halted[part] = halted.cpu()  # waits for a GPU's forward pass; later, for its backward
+        slots.halted[part] = halted.cpu()  # waits for a GPU: here for its forward pass only
         loss.backward()
         slots.y[part], slots.z[part] = y, z
         metrics.update(  # a Counter adds what it is given
