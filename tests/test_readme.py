@@ -172,7 +172,7 @@ def test_the_laptop_run_and_all_that_follows(tmp_path):
     done = {"python train.py", "python train.py --resume", "python train.py -h"}
     for command in of("python train.py", MANUAL[:1]):
         if command not in done and not large(command):
-            more = ["--bench_seconds", "1"] if "--bench" in command else short
+            more = [] if "--bench" in command else short
             assert python(copy / "train.py", *words(command, "train.py"), *more)
 
 
